@@ -1,0 +1,78 @@
+"""What can go wrong, as one small tree.
+
+Every error says what happened, what was expected and found, and what to type next. Each class derives from
+`ReidzooError` and from the built-in class a caller would expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ReidzooError(Exception):
+    """Base class of all errors that reidzoo raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError would print its argument's repr; our messages are sentences.
+        return " ".join(str(a) for a in self.args)
+
+
+class UnknownModelError(ReidzooError, KeyError):
+    """A model name that is not in the zoo."""
+
+
+class ConfigError(ReidzooError, ValueError):
+    """A training or evaluation setting that is unknown, out of range or in conflict with another."""
+
+
+class UnknownMethodError(ConfigError, KeyError):
+    """A training method that does not exist."""
+
+
+class DataError(ReidzooError, ValueError):
+    """Images or labels that cannot be used as they are."""
+
+
+class UnknownDatasetError(DataError, KeyError):
+    """A data set name that is not registered."""
+
+
+class DataNotFoundError(DataError, FileNotFoundError):
+    """A folder, split or annotation file that is not where it should be."""
+
+
+class CorruptImageError(DataError, OSError):
+    """An image file that cannot be decoded."""
+
+
+class CheckpointError(ReidzooError, RuntimeError):
+    """A weights file that is damaged, of another model, or not what its reader expects."""
+
+
+class WeightsNotFoundError(ReidzooError, FileNotFoundError):
+    """Pre-trained weights that are not on this machine."""
+
+
+class LicenseNotAcceptedError(ReidzooError, PermissionError):
+    """Licensed weights whose terms have not been accepted here."""
+
+
+class HubAccessError(ReidzooError, OSError):
+    """A hub repository that cannot be reached or may not be read."""
+
+
+class MissingExtraError(ReidzooError, ImportError):
+    """An optional package that is not installed."""
+
+
+class TrainingError(ReidzooError, RuntimeError):
+    """A training run that cannot go on (non-finite loss, a run folder of another run)."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'a', 'b'?`` for the closest of `known`, or an empty string."""
+    known = list(known)
+    lowered = {k.lower(): k for k in known}
+    close = get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(repr(lowered[c]) for c in close)}?" if close else ""
