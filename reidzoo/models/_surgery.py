@@ -1,0 +1,40 @@
+"""Changes that several families make to a finished timm model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from reidzoo.models.layers import IBN
+
+
+def retype(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Give `module` the class `cls`, a subclass of its own that overrides methods and adds no state.
+
+    That way timm's constructors, with all their options, stay the only place where a network is put together.
+    """
+    if not issubclass(cls, type(module)):
+        raise TypeError(f"{cls.__name__} is no {type(module).__name__}")
+    module.__class__ = cls
+
+
+def set_last_stride_1(resnet: Any) -> None:
+    """Make ``layer4`` of a timm ResNet keep the resolution of ``layer3``, without dilation.
+
+    timm's ``output_stride=16`` also keeps the resolution, but dilates the 3x3 convolutions: other features.
+    Source: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", section 3.5.
+    """
+    block = resnet.layer4[0]
+    for module in block.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+    block.stride = 1
+    resnet.feature_info[-1]["reduction"] = resnet.feature_info[-2]["reduction"]
+
+
+def use_ibn(resnet: Any) -> None:
+    """Replace the first norm of each block in ``layer1`` to ``layer3`` of a timm ResNet by `IBN`."""
+    for layer in (resnet.layer1, resnet.layer2, resnet.layer3):
+        for block in layer:
+            block.bn1 = IBN(block.bn1.num_features)

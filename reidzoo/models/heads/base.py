@@ -1,0 +1,85 @@
+"""The contract between backbone and head."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from reidzoo.errors import ConfigError, did_you_mean
+
+
+class HeadOutput(NamedTuple):
+    """What a head returns in training mode.
+
+    Attributes:
+        logits: One ``(B, num_classes)`` tensor per classifier.
+        features: One ``(B, D)`` tensor per metric loss, un-normalised.
+    """
+
+    logits: list[Tensor]
+    features: list[Tensor]
+
+
+class Head(nn.Module):
+    """Base of the fine-tuning heads: ``(B, in_features)`` -> `HeadOutput` in training, ``(B, embed_dim)`` in eval mode.
+
+    Attributes:
+        name: Its name in `create_model`.
+        num_classes: Identities of the training set.
+        embed_dim: Width of the retrieval embedding.
+        options: Further constructor arguments, enough to build the same head again.
+    """
+
+    name: str
+    num_classes: int
+    embed_dim: int
+    options: dict[str, Any]
+
+
+class ReIDModel(nn.Module):
+    """A backbone with a head.
+
+    ``(B, 3, H, W)`` -> `HeadOutput` in training mode, the ``(B, embed_dim)`` retrieval embedding in eval mode.
+
+    Attributes:
+        backbone: A model of `create_model`, or any module with the same attributes.
+        head: The head.
+        embed_dim: Width of the retrieval embedding.
+        reidzoo_name: The backbone's name.
+    """
+
+    def __init__(self, backbone: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.embed_dim = head.embed_dim
+        self.reidzoo_name = str(getattr(backbone, "reidzoo_name", ""))
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """The backbone's input size and normalisation, in timm's form."""
+        cfg: Any = self.backbone.pretrained_cfg
+        return cfg  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> HeadOutput | Tensor:
+        """Apply backbone and head."""
+        out: HeadOutput | Tensor = self.head(self.backbone(x))
+        return out
+
+
+def create_head(name: str, in_features: int, num_classes: int, **options: Any) -> Head:
+    """Build a fine-tuning head by name.
+
+    Raises:
+        ConfigError: There is no such head, or `num_classes` is below 1.
+    """
+    from reidzoo.models.heads.bnneck import BNNeck
+    from reidzoo.models.heads.linear import LinearHead
+
+    heads: dict[str, type[Head]] = {cls.name: cls for cls in (BNNeck, LinearHead)}
+    if name not in heads:
+        raise ConfigError(f"There is no head {name!r}.{did_you_mean(name, heads)} Heads: {', '.join(heads)}.")
+    if num_classes < 1:
+        raise ConfigError(f"head={name!r} classifies identities: pass num_classes >= 1, not {num_classes}.")
+    return heads[name](in_features, num_classes, **options)

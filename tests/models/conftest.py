@@ -1,0 +1,94 @@
+"""Synthetic weights and images of the golden outputs (see tests/data/golden/README.md)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+SMALL = (0.1, ("bias", "running_mean")), (0.5, ("pos_embed", "cls_token", "relative_position_bias_table"))
+SCALES = ("gamma", "gamma_xca", "layer_scale", "layer_scale_1", "layer_scale_2")
+
+
+@pytest.fixture(scope="session")
+def manifest() -> dict:
+    return json.loads((GOLDEN / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "outputs.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="session")
+def fill() -> Callable[..., Tensor]:
+    """fill(name, shape, seed=0): the synthetic value of a tensor of the official layout."""
+
+    def fill(name: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+        rng = np.random.default_rng(zlib.crc32(name.encode()) ^ seed)
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf == "running_var":
+            a = rng.uniform(0.5, 1.5, shape) * (1.65 if ".token_mixer.0.bn." in name else 1.0)
+        else:
+            a = rng.standard_normal(shape)
+            factor = next((f for f, leaves in SMALL if leaf in leaves), None)
+            fan_in = float(np.prod(shape[1:]))
+            if factor is not None:
+                a = factor * a
+            elif leaf in SCALES:
+                a = 0.1 + 0.05 * a
+            elif leaf == "temperature":
+                a = 4 + a
+            elif len(shape) == 1:
+                a = 1 + 0.1 * a
+            elif len(shape) == 4 and shape[1] > 1:
+                a = (a - a.mean(axis=(1, 2, 3), keepdims=True)) / np.sqrt(fan_in)
+            elif len(shape) == 4:
+                a = 0.7 * a / np.sqrt(fan_in)
+            else:
+                a = a / np.sqrt(fan_in)
+        return torch.from_numpy(np.asarray(a).astype(np.float32))
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[..., Tensor]:
+    """images(n, h, w, seed=0): noise with a random colour offset per image."""
+
+    def images(n: int, height: int, width: int, seed: int | list[int] = 0) -> Tensor:
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((n, 3, height, width)) + 2.0 * rng.standard_normal((n, 3, 1, 1))
+        return torch.from_numpy(x.astype(np.float32))
+
+    return images
+
+
+@pytest.fixture(scope="session")
+def official_container() -> Callable[..., dict]:
+    """official_container(state, prefix, arch): the dictionary that the official training writes."""
+
+    def container(state: dict[str, Tensor], prefix: str, arch: str) -> dict:
+        head = prefix.replace("backbone.", "head.")
+        teacher = {prefix + key: tensor for key, tensor in state.items()}
+        teacher |= {f"{head}mlp.0.weight": torch.ones(2, 2), f"{head}last_layer.weight_g": torch.ones(2, 1)}
+        return {
+            "student": {"module.backbone.conv1.weight": torch.zeros(1)},  # must not be taken for the weights
+            "teacher": teacher,
+            "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-3), "weight_decay": np.float64(0.04)}]},
+            "epoch": 100,
+            "args": argparse.Namespace(arch=arch, lr=0.0005, local_crops_number=8),
+            "Loss": {"center": torch.zeros(1, 4)},
+            "fp16_scaler": {"scale": 65536.0},
+        }
+
+    return container
