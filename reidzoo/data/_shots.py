@@ -1,0 +1,136 @@
+"""What there is to draw: the parameters of a synthetic data set, its layouts, and who is seen where and when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from reidzoo.errors import ConfigError, did_you_mean
+
+_FORMAT = 1  # goes up when the same parameters would give other files
+
+
+class Shot(NamedTuple):
+    """One image to draw."""
+
+    person: int  # who is drawn, also where the label hides it
+    pid: int  # the label: 0 for distractors, -1 for junk
+    camid: int
+    sequence: int  # video of this camera
+    tracklet: int  # of the whole data set
+    step: int  # position in the tracklet
+    frame: int  # of the video
+    split: str  # train, query or gallery
+    role: str  # person, distractor or junk
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set of some name keeps its images."""
+
+    path: Callable[[Shot], str]  # relative to the root
+    has_test: bool  # a query and a gallery beside the training images
+    max_cameras: int  # that its file names can tell apart
+
+
+_MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+
+
+def _market_name(shot: Shot) -> str:
+    pid = "-1" if shot.pid < 0 else f"{shot.pid:04d}"
+    return f"{pid}_c{shot.camid + 1}s{shot.sequence + 1}_{shot.frame:06d}_{shot.step + 1:02d}.jpg"
+
+
+LAYOUTS: dict[str, Layout] = {
+    "market1501": Layout(
+        lambda shot: f"{_MARKET_FOLDERS[shot.split]}/{_market_name(shot)}", has_test=True, max_cameras=9
+    ),
+    "folder": Layout(lambda shot: f"{shot.pid:04d}/{_market_name(shot)}", has_test=False, max_cameras=99),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the bytes."""
+
+    layout: str
+    identities: int
+    cameras: int
+    videos: int
+    tracklets: int
+    images: int
+    distractors: int
+    junk: int
+    size: tuple[int, int]
+    seed: int
+    camera_seed: int
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ConfigError(
+                f"There is no layout {self.layout!r}.{did_you_mean(self.layout, LAYOUTS)} Known: {', '.join(LAYOUTS)}."
+            )
+        least = {"identities": 2, "cameras": 2, "videos": 1, "tracklets": 1, "images": 1, "distractors": 0, "junk": 0}
+        wrong = [
+            f"{name} = {getattr(self, name)} (at least {n})" for name, n in least.items() if getattr(self, name) < n
+        ]
+        most = LAYOUTS[self.layout].max_cameras
+        if self.cameras > most:
+            wrong.append(f"cameras = {self.cameras} (at most {most} in the names of layout {self.layout!r})")
+        if LAYOUTS[self.layout].has_test and self.tracklets * self.images < 2:
+            wrong.append("tracklets * images = 1 (at least 2: a query and an image to find)")
+        if min(self.seed, self.camera_seed) < 0:
+            wrong.append(f"seed = {self.seed}, camera_seed = {self.camera_seed} (at least 0)")
+        if min(self.size) < 16:
+            wrong.append(f"size = {self.size} (H, W of at least 16)")
+        if wrong:
+            raise ConfigError(f"write_synthetic got values out of range: {'; '.join(wrong)}.")
+
+    def json(self) -> str:
+        """Text of ``synthetic.json``."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n"
+
+
+def plan_shots(recipe: Recipe) -> Iterator[Shot]:
+    """Say who is seen where and when, in a fixed order."""
+    rng = np.random.default_rng([recipe.seed, 0])
+    has_test = LAYOUTS[recipe.layout].has_test
+    order = rng.permutation(recipe.identities)
+    tests = set(order[(recipe.identities + 1) // 2 :].tolist()) if has_test else set()
+    tracklet = 0
+    clock = np.ones((recipe.cameras, recipe.videos), dtype=np.int64)  # next free frame of each video
+    seen: list[Shot] = []  # gallery images, of which junk is cut
+    for person in range(recipe.identities):
+        least = max(2, recipe.cameras // 2)
+        passes = rng.permutation(recipe.cameras)[: rng.integers(least, recipe.cameras + 1)]
+        for camid in sorted(passes.tolist()):
+            first = int(rng.integers(recipe.videos))
+            query = int(rng.integers(recipe.tracklets * recipe.images))
+            for t in range(recipe.tracklets):
+                sequence = (first + t) % recipe.videos
+                start = int(clock[camid, sequence] + rng.integers(5, 60))
+                clock[camid, sequence] = start + 8 * recipe.images
+                for step in range(recipe.images):
+                    split = "train" if person not in tests else "gallery"
+                    if split == "gallery" and t * recipe.images + step == query:
+                        split = "query"
+                    shot = Shot(person, person + 1, camid, sequence, tracklet, step, start + 8 * step, split, "person")
+                    if split == "gallery":
+                        seen.append(shot)
+                    yield shot
+                tracklet += 1
+    if not has_test:
+        return
+    for i in range(recipe.distractors):
+        camid, sequence = int(rng.integers(recipe.cameras)), int(rng.integers(recipe.videos))
+        clock[camid, sequence] += rng.integers(5, 60)
+        frame = int(clock[camid, sequence])
+        yield Shot(recipe.identities + i, 0, camid, sequence, tracklet, 0, frame, "gallery", "distractor")
+        tracklet += 1
+    for i in range(recipe.junk):
+        source = seen[int(rng.integers(len(seen)))]
+        yield source._replace(pid=-1, step=recipe.images + i, role="junk")
