@@ -13,13 +13,15 @@ from reidzoo._version import __version__
 if TYPE_CHECKING:
     from reidzoo.data import Records, ReIDDataset, load_dataset
     from reidzoo.errors import ReidzooError
-    from reidzoo.eval import EvalResult, compute_metrics, evaluate, extract_features
-    from reidzoo.models import ModelSpec, create_model, create_transform, list_models, model_info
-    from reidzoo.training import TrainResult, finetune, pretrain
+    from reidzoo.eval import EvalResult, compute_metrics, create_transform, evaluate, extract_features
+    from reidzoo.models import ModelSpec, create_model, list_models, model_info
+    from reidzoo.training._run import TrainResult
+    from reidzoo.training.finetune import finetune
+    from reidzoo.training.pretrain import pretrain
 
 _EXPORTS = {
     "create_model": "models",
-    "create_transform": "models",
+    "create_transform": "eval",
     "list_models": "models",
     "model_info": "models",
     "ModelSpec": "models",
@@ -30,9 +32,9 @@ _EXPORTS = {
     "compute_metrics": "eval",
     "extract_features": "eval",
     "EvalResult": "eval",
-    "pretrain": "training",
-    "finetune": "training",
-    "TrainResult": "training",
+    "pretrain": "training.pretrain",
+    "finetune": "training.finetune",
+    "TrainResult": "training._run",
     "ReidzooError": "errors",
 }
 _SUBMODULES = ("data", "errors", "eval", "models", "training", "weights")

@@ -1,0 +1,40 @@
+"""Learning rates, weight decays and momenta as plain functions of the progress of a run, measured in epochs."""
+
+from __future__ import annotations
+
+import math
+
+
+def warmup_cosine(t: float, *, epochs: float, base: float, final: float, warmup: float = 0.0) -> float:
+    """Linear from 0 to `base` over `warmup` epochs, then a half cosine down to `final` at `epochs`.
+
+    The closed form of DINO's schedule (Caron et al., 2021, section 3.2): independent of the number of iterations
+    per epoch, which changes during CION pre-training.
+
+    Args:
+        t: progress in epochs, ``epoch + iteration / iterations_per_epoch``; beyond `epochs` the final value holds.
+    """
+    if t < warmup:
+        return base * t / warmup
+    if t >= epochs:
+        return final
+    return final + 0.5 * (base - final) * (1.0 + math.cos(math.pi * (t - warmup) / (epochs - warmup)))
+
+
+def transreid_lr(t: int, *, epochs: int, warmup: int, base: float, group: float | None = None) -> float:
+    """Learning rate of TransReID's epoch-wise cosine after `t` finished epochs.
+
+    Warm-up climbs from ``0.01 * base`` to the group's own rate; the cosine's phase counts from epoch 0, not from the
+    end of the warm-up, so the rate drops by a few per cent where the two meet. The floor is ``0.002 * base``.
+
+    Args:
+        t: finished epochs, 0 in the first epoch.
+        group: rate of the parameter group (biases learn faster); default `base`.
+    """
+    peak = base if group is None else group
+    start, floor = 0.01 * base, 0.002 * base
+    if t < warmup:
+        return start + t * (peak - start) / warmup
+    if t >= epochs:
+        return floor
+    return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * t / epochs))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from reidzoo.training.optim import bias_groups, clip_each, decay_groups
+
+
+def network() -> nn.Module:
+    net = nn.Module()
+    net.pos_embed = nn.Parameter(torch.zeros(1, 4, 3))
+    net.linear = nn.Linear(3, 2)
+    net.norm = nn.BatchNorm1d(2)
+    net.frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
+    net.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+    return net
+
+
+def names(net: nn.Module, group: dict) -> set[str]:
+    return {n for n, p in net.named_parameters() if any(p is q for q in group["params"])}
+
+
+def test_weight_decay_spares_vectors_and_biases() -> None:
+    net = network()
+    decayed, plain = decay_groups(net)
+    assert names(net, decayed) == {"pos_embed", "linear.weight", "relative_position_bias_table"}
+    assert names(net, plain) == {"linear.bias", "norm.weight", "norm.bias"}
+    assert plain["weight_decay"] == 0.0
+
+
+def test_bias_rule_goes_by_substring() -> None:
+    net = network()
+    plain, bias = bias_groups(net, lr=0.1, bias_lr_factor=2)
+    assert names(net, bias) == {"linear.bias", "norm.bias", "relative_position_bias_table"}
+    assert (plain["lr"], bias["lr"], bias["base_lr"]) == (0.1, 0.2, 0.2)
+    assert names(net, plain) == {"pos_embed", "linear.weight", "norm.weight"}
+
+
+def test_clipping_is_per_tensor() -> None:
+    a, b, c = (nn.Parameter(torch.zeros(3)) for _ in range(3))
+    a.grad, b.grad = torch.tensor([3.0, 4.0, 0.0]), torch.tensor([0.1, 0.0, 0.0])
+    clip_each([a, b, c], 2.5)
+    torch.testing.assert_close(a.grad, torch.tensor([1.5, 2.0, 0.0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(b.grad, torch.tensor([0.1, 0.0, 0.0]))
+    assert c.grad is None

@@ -1,0 +1,147 @@
+"""Two ranks of half the batch are one rank of the whole batch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from reidzoo import pretrain
+from reidzoo.errors import ConfigError, TrainingError
+from reidzoo.training._distributed import gather_with_grad
+from reidzoo.training._run import RunFolder
+from reidzoo.training._tracking import read_history
+from reidzoo.training.losses import IdentityDistillationLoss, batch_hard_triplet
+
+JOB: dict[str, Any] = {
+    "img_size": (32, 16),
+    "seed": 3,
+    "device": "cpu",
+    "epochs": 2,
+    "num_instances": ((0, 2), (1, 4)),
+    "local_crops": 2,
+    "local_size": (16, 16),
+    "output_dim": 64,
+    "hidden_dim": 32,
+    "warmup_epochs": 1,
+    "lr": 0.01,
+    "num_workers": 0,
+}
+MODEL = "timm/test_convnext"  # LayerNorm: BatchNorm's statistics would be those of half the batch
+
+
+def losses(folder: Path) -> torch.Tensor:
+    return torch.tensor([row["loss"] for row in read_history(RunFolder(folder).metrics, "step")], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def one_rank(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("one") / "run"
+    pretrain(MODEL, f"folder:{people}", output_dir=out, batch_size=24, **JOB)
+    return out
+
+
+def test_started_by_devices(one_rank: Path, people: Path, tmp_path: Path) -> None:
+    result = pretrain(MODEL, f"folder:{people}", output_dir=tmp_path / "two", batch_size=12, devices=2, **JOB)
+    one, two = losses(one_rank), losses(tmp_path / "two")
+    assert len(one) == len(two) > 4
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    assert one.std() > 1e-3, "a constant curve would show nothing"
+    assert len(result.history) == 2
+    assert result.model(torch.zeros(1, 3, 32, 16)).shape == (1, result.model.embed_dim)
+
+
+def test_started_by_torchrun(one_rank: Path, people: Path, tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import json, sys, reidzoo\n"
+        "model, data, out, config = sys.argv[1:]\n"
+        "reidzoo.pretrain(model, data, output_dir=out, batch_size=12, config=json.loads(config))\n"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [str(script), MODEL, f"folder:{people}", str(tmp_path / "two"), json.dumps(JOB)]
+    subprocess.run(torchrun + arguments, check=True, capture_output=True, timeout=300)
+    torch.testing.assert_close(losses(one_rank), losses(tmp_path / "two"), atol=1e-5, rtol=0)
+
+
+def test_another_number_of_ranks_goes_on(one_rank: Path, people: Path, tmp_path: Path) -> None:
+    """A run of one rank, stopped after an epoch, goes on as two ranks with the same images per step."""
+    part = tmp_path / "part"
+    code = (
+        "import json, os, signal, sys, reidzoo\n"
+        "from reidzoo.training import _engine\n"
+        "save = _engine._save\n"
+        "def save_and_die(*a):\n"
+        "    save(*a)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "_engine._save = save_and_die\n"
+        "model, data, out, config = sys.argv[1:]\n"
+        "reidzoo.pretrain(model, data, output_dir=out, batch_size=24, config=json.loads(config))\n"
+    )
+    arguments = [sys.executable, "-c", code, MODEL, f"folder:{people}", str(part), json.dumps(JOB)]
+    assert subprocess.run(arguments, check=False, capture_output=True, timeout=300).returncode == -9
+    pretrain(MODEL, f"folder:{people}", output_dir=part, batch_size=12, devices=2, **JOB)
+    torch.testing.assert_close(losses(one_rank), losses(part), atol=1e-5, rtol=0)
+
+
+def test_another_global_batch_is_refused(one_rank: Path, people: Path) -> None:
+    with pytest.raises(TrainingError, match="images_per_step: 24 -> 12"):
+        pretrain(MODEL, f"folder:{people}", output_dir=one_rank, batch_size=12, **JOB)
+
+
+def test_an_error_on_the_ranks_reaches_the_caller(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"rank 0 of 2.*timm/no_such"):
+        pretrain("timm/no_such", f"folder:{people}", output_dir=tmp_path / "x", batch_size=12, devices=2, **JOB)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_said(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sees no GPU"):
+        pretrain(MODEL, f"folder:{people}", output_dir=tmp_path / "x", batch_size=12, **{**JOB, "device": "cuda"})
+
+
+def _collectives(rank: int, port: int, out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    g = torch.Generator().manual_seed(0)
+    everything = torch.randn(12, 5, generator=g, dtype=torch.float64)
+    pids = torch.arange(4).repeat_interleave(3)
+    mine = everything[rank * 6 : rank * 6 + 6].clone().requires_grad_()
+    loss = batch_hard_triplet(mine, pids[rank * 6 : rank * 6 + 6])
+    loss.backward()
+    criterion = IdentityDistillationLoss(5, 2)
+    criterion.update_center(everything[rank * 6 : rank * 6 + 6].float())
+    gathered = gather_with_grad(pids[rank * 6 : rank * 6 + 6])
+    torch.save(
+        {"loss": loss.detach(), "grad": mine.grad, "center": criterion.center, "pids": gathered}, f"{out}/{rank}.pt"
+    )
+    dist.destroy_process_group()
+
+
+def test_triplet_and_centre_see_all_ranks(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(_collectives, (port, str(tmp_path)), nprocs=2)
+    parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
+
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(12, 5, generator=g, dtype=torch.float64, requires_grad=True)
+    loss = batch_hard_triplet(x, torch.arange(4).repeat_interleave(3))
+    loss.backward()
+    torch.testing.assert_close(sum(p["loss"] for p in parts) / 2, loss.detach())
+    # DDP divides by the number of ranks when it averages.
+    assert x.grad is not None
+    torch.testing.assert_close(torch.cat([p["grad"] for p in parts]) / 2, x.grad)
+    criterion = IdentityDistillationLoss(5, 2)
+    criterion.update_center(x.detach().float())
+    torch.testing.assert_close(parts[0]["center"], criterion.center)
+    assert torch.equal(parts[1]["pids"], torch.arange(4).repeat_interleave(3))
