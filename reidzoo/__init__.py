@@ -13,7 +13,11 @@ from reidzoo._version import __version__
 if TYPE_CHECKING:
     from reidzoo.data import Records, ReIDDataset, load_dataset
     from reidzoo.errors import ReidzooError
-    from reidzoo.eval import EvalResult, compute_metrics, create_transform, evaluate, extract_features
+    from reidzoo.eval.evaluate import evaluate
+    from reidzoo.eval.features import extract_features
+    from reidzoo.eval.metrics import compute_metrics
+    from reidzoo.eval.preprocess import create_transform
+    from reidzoo.eval.report import EvalResult
     from reidzoo.models import ModelSpec, create_model, list_models, model_info
     from reidzoo.training._run import TrainResult
     from reidzoo.training.finetune import finetune

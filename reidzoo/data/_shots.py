@@ -59,6 +59,7 @@ class Recipe:
 
     layout: str
     identities: int
+    train_identities: int  # of them
     cameras: int
     videos: int
     tracklets: int
@@ -78,6 +79,8 @@ class Recipe:
         wrong = [
             f"{name} = {getattr(self, name)} (at least {n})" for name, n in least.items() if getattr(self, name) < n
         ]
+        if LAYOUTS[self.layout].has_test and not 0 < self.train_identities < self.identities:
+            wrong.append(f"train_identities = {self.train_identities} (1 to {self.identities - 1})")
         most = LAYOUTS[self.layout].max_cameras
         if self.cameras > most:
             wrong.append(f"cameras = {self.cameras} (at most {most} in the names of layout {self.layout!r})")
@@ -100,7 +103,7 @@ def plan_shots(recipe: Recipe) -> Iterator[Shot]:
     rng = np.random.default_rng([recipe.seed, 0])
     has_test = LAYOUTS[recipe.layout].has_test
     order = rng.permutation(recipe.identities)
-    tests = set(order[(recipe.identities + 1) // 2 :].tolist()) if has_test else set()
+    tests = set(order[recipe.train_identities :].tolist()) if has_test else set()
     tracklet = 0
     clock = np.ones((recipe.cameras, recipe.videos), dtype=np.int64)  # next free frame of each video
     seen: list[Shot] = []  # gallery images, of which junk is cut

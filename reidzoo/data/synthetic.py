@@ -31,6 +31,7 @@ def write_synthetic(
     out_dir: str | Path,
     *,
     identities: int = 60,
+    train_identities: int | None = None,
     layout: str = "market1501",
     seed: int = 0,
     cameras: int = 6,
@@ -53,6 +54,7 @@ def write_synthetic(
     Args:
         out_dir: Folder to make. It appears under this name when it is complete.
         identities: Number of labelled people.
+        train_identities: How many of them are for training, where the layout has a test set; by default half.
         layout: ``"market1501"``, or ``"folder"``: one folder per identity, all for training.
         seed: Decides people, walks and noise.
         cameras: Number of cameras.
@@ -79,6 +81,7 @@ def write_synthetic(
     recipe = Recipe(
         layout=layout,
         identities=identities,
+        train_identities=(identities + 1) // 2 if train_identities is None else train_identities,
         cameras=cameras,
         videos=videos,
         tracklets=tracklets,

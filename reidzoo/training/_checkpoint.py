@@ -84,12 +84,12 @@ class RunFolder:
             raise ConfigError(f"output_dir {self.path} holds files that are not a run. Choose a new folder.")
         if occupied and overwrite:
             self._clear()
-        elif occupied and resume == "never":
+        elif self.last.exists() and resume == "never":
             raise TrainingError(
                 f"output_dir {self.path} holds a run already. Use resume='auto' to go on, or overwrite=True (command "
                 "line: --overwrite) to replace it."
             )
-        elif occupied:
+        elif self.last.exists():  # before its first checkpoint a run has nothing to lose
             self._check_same(run)
         for orphan in self.path.rglob(".*.tmp"):
             orphan.unlink()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,7 +77,9 @@ def launch(run: Callable[..., object], ranks: int, *args: Any) -> None:
 
     Raises:
         TrainingError: a rank failed; the message is that rank's own.
+        KeyboardInterrupt: Ctrl-C, after the ranks were stopped.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -90,18 +94,25 @@ def launch(run: Callable[..., object], ranks: int, *args: Any) -> None:
         start_method="spawn",
     )
     threads = max(1, torch.get_num_threads() // ranks)
+    # torch logs a failed rank's traceback at length; the error below carries it.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, _rank_main)(run, threads, *args)
     except ChildFailedError as e:
         rank, failure = e.get_first_failure()
-        raise TrainingError(f"rank {rank} of {ranks} stopped: {failure.message}") from e
+        message: Any = failure.message
+        raise TrainingError(
+            f"rank {rank} of {ranks} stopped: {message['message'] if isinstance(message, dict) else message}"
+        ) from e
+    except SignalException as e:
+        if e.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from e
+        raise
 
 
 def _rank_main(run: Callable[..., object], threads: int, *args: Any) -> None:
-    from torch.distributed.elastic.multiprocessing.errors import record
-
     torch.set_num_threads(threads)
-    record(run)(*args)
+    run(*args)
 
 
 def all_reduce_sum(x: Tensor) -> tuple[Tensor, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -111,7 +112,7 @@ def fit(method: Method, config: TrainConfig, folder: RunFolder, world: World, *,
                 )
             tracker.expect(step - first + len(plan) * (config.epochs - epoch))
             batches = EpochBatches(plan, epoch, start=first)
-            loader = build_loader(method.dataset, batches, num_workers=config.num_workers)
+            loader = build_loader(method.dataset, batches, num_workers=min(config.num_workers, os.cpu_count() or 1))
             for i, batch in enumerate(loader, start=first):
                 progress = Progress(epoch, i, len(plan), step)
                 torch.manual_seed(_step_seed(config.seed, world.rank, step))
@@ -206,7 +207,9 @@ def _end_epoch(
             row.update(method.evaluate())
             method.network.train()
         tracker.write(row)
-        draw_curves(steps, read_history(folder.metrics), folder.curves, f"{method.name}, {epoch + 1}/{config.epochs}")
+        draw_curves(
+            steps, read_history(folder.metrics), folder.curves, f"{method.name}, epoch {epoch + 1} of {config.epochs}"
+        )
     barrier()
 
 

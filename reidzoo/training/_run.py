@@ -77,7 +77,8 @@ def run(job: Job) -> TrainResult:
 def _train(job: Job) -> nn.Module:
     """One rank's part."""
     config, folder = job.config, RunFolder(job.output_dir)
-    with _distributed.join(config.device) as world:
+    with _distributed.join(config.device) as world, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # initial weights: of a new backbone, and of the method's heads
         data = load_dataset(job.data)
         if len(data.train) == 0:
             raise DataError(f"{data.name} at {data.root} has no training images")
@@ -100,12 +101,7 @@ def _train(job: Job) -> nn.Module:
 def _backbone(job: Job, world: World) -> nn.Module:
     """The network to start from: a new one by name, or a copy of the caller's (a `ReIDModel` lends its backbone)."""
     model = job.model
-    if isinstance(model, str):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.config.seed)
-            model = create_model(model, img_size=job.config.img_size)
-    else:
-        model = copy.deepcopy(model)
+    model = create_model(model, img_size=job.config.img_size) if isinstance(model, str) else copy.deepcopy(model)
     if isinstance(model, ReIDModel):
         model = model.backbone
     for attribute in ("embed_dim", "pretrained_cfg"):

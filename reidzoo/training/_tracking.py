@@ -107,11 +107,11 @@ def read_history(path: Path, kind: str = "epoch") -> list[dict[str, Any]]:
 
 def draw_curves(steps: list[dict[str, Any]], epochs: list[dict[str, Any]], path: Path, title: str) -> None:
     """Draw the loss per step, the learning rate and, where the run was evaluated more than once, mAP and Rank-1."""
-    from reidzoo.eval.chart import line_chart
+    from reidzoo.eval.chart import Panel, line_chart
 
     thin = steps[:: max(1, len(steps) // 2000)]
     x = [row["step"] for row in thin]
-    panels: list[dict[str, Any]] = [
+    panels: list[Panel] = [
         {"series": {"loss": (x, [row["loss"] for row in thin])}, "ylabel": "loss"},
         {"series": {"lr": (x, [row["lr"] for row in thin])}, "ylabel": "learning rate"},
     ]

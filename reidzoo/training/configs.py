@@ -86,6 +86,7 @@ class CIONConfig(TrainConfig):
     local_scale: tuple[float, float] = option((0.05, 0.8), "area of the local views, as shares of the image")
     output_dim: int = option(65336, "width of the projection head's output")
     hidden_dim: int = option(2048, "width of the projection head's hidden layers")
+    head_batchnorm: bool = option(False, "BatchNorm in the projection head; short runs collapse without it")
     teacher_momentum: float = option(0.996, "EMA momentum of the teacher at the start; it ends at 1")
     teacher_temp: float = option(0.04, "teacher temperature")
     student_temp: float = option(0.1, "student temperature")

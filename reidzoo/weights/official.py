@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reidzoo._files import atomic
 from reidzoo._logging import get_logger
 from reidzoo.errors import CheckpointError, UnknownModelError
 from reidzoo.weights._files import find_file, is_safetensors, read_pickle, read_safetensors
@@ -150,17 +150,13 @@ def save_model(model: nn.Module, path: str | Path, **metadata: Any) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         path = path / "model.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {**_header(model), **{key: str(value) for key, value in metadata.items()}}
     tensors = {key: t.detach().cpu().contiguous() for key, t in model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata=header)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        save_file(tensors, temporary, metadata=header)
+        temporary.chmod(mode)  # safetensors leaves its files readable by their owner only
     return path
 
 

@@ -89,6 +89,9 @@ def test_new_folder_then_resume(tmp_path: Path) -> None:
 
 def test_another_run_is_refused_with_the_differences(tmp_path: Path) -> None:
     opened(tmp_path / "run")
+    opened(tmp_path / "run", {**RUN, "model": "volo_d1"})  # nothing was trained yet
+    opened(tmp_path / "run")
+    save(RunFolder(tmp_path / "run").last, {"position": (0, 0, 1)})
     with pytest.raises(TrainingError, match=r"model: 'resnet18' -> 'resnet50'.*overwrite=True"):
         opened(tmp_path / "run", {**RUN, "model": "resnet50"})
     with pytest.raises(TrainingError, match=r"config.lr: 0.1 -> 0.2"):
@@ -109,6 +112,7 @@ def test_overwrite_starts_anew_and_keeps_what_is_not_the_runs(tmp_path: Path) ->
 
 def test_never_resume(tmp_path: Path) -> None:
     opened(tmp_path / "run")
+    save(RunFolder(tmp_path / "run").last, {"position": (0, 0, 1)})
     with pytest.raises(TrainingError, match="holds a run already"):
         opened(tmp_path / "run", resume="never")
 

@@ -21,13 +21,13 @@ from reidzoo.training._tracking import read_history
 from reidzoo.training.losses import IdentityDistillationLoss, batch_hard_triplet
 
 JOB: dict[str, Any] = {
-    "img_size": (32, 16),
+    "img_size": (64, 32),
     "seed": 3,
     "device": "cpu",
     "epochs": 2,
     "num_instances": ((0, 2), (1, 4)),
     "local_crops": 2,
-    "local_size": (16, 16),
+    "local_size": (32, 32),
     "output_dim": 64,
     "hidden_dim": 32,
     "warmup_epochs": 1,
@@ -55,7 +55,7 @@ def test_started_by_devices(one_rank: Path, people: Path, tmp_path: Path) -> Non
     torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
     assert one.std() > 1e-3, "a constant curve would show nothing"
     assert len(result.history) == 2
-    assert result.model(torch.zeros(1, 3, 32, 16)).shape == (1, result.model.embed_dim)
+    assert result.model(torch.zeros(1, 3, 64, 32)).shape == (1, result.model.embed_dim)
 
 
 def test_started_by_torchrun(one_rank: Path, people: Path, tmp_path: Path) -> None:
@@ -97,7 +97,9 @@ def test_another_global_batch_is_refused(one_rank: Path, people: Path) -> None:
 
 
 def test_an_error_on_the_ranks_reaches_the_caller(people: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"rank 0 of 2.*timm/no_such"):
+    with pytest.raises(
+        TrainingError, match=r"^rank 0 of 2 stopped: UnknownModelError: There is no timm model 'no_such'"
+    ):
         pretrain("timm/no_such", f"folder:{people}", output_dir=tmp_path / "x", batch_size=12, devices=2, **JOB)
 
 

@@ -60,7 +60,7 @@ def read_folder(root: Path) -> ReIDDataset:
 def _list_identities(folder: Path) -> list[tuple[str, str]]:
     """(identity, path) of every image below `folder`, sorted."""
     files, people = list_folder(folder)
-    report_skipped(folder, files, "images belong into one folder per identity")
+    report_skipped(folder, [f for f in files if is_image(f)], "images belong into one folder per identity")
     rows: list[tuple[str, str]] = []
     for person in people:
         names, deeper = list_folder(folder / person)

@@ -22,19 +22,26 @@ class DINOHead(nn.Module):
         out_dim: Number of prototypes O. 65336 is the width of the released CION heads.
         hidden_dim: Width of the MLP.
         bottleneck_dim: Width in front of the last layer.
+        batchnorm: BatchNorm in front of each GELU. The released heads have none; short runs need it.
     """
 
     def __init__(
-        self, in_features: int, out_dim: int = 65336, *, hidden_dim: int = 2048, bottleneck_dim: int = 256
+        self,
+        in_features: int,
+        out_dim: int = 65336,
+        *,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        batchnorm: bool = False,
     ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(in_features, hidden_dim),
-            nn.GELU(),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.GELU(),
-            nn.Linear(hidden_dim, bottleneck_dim),
-        )
+        self.mlp = nn.Sequential()
+        for width in (in_features, hidden_dim):
+            self.mlp.append(nn.Linear(width, hidden_dim))
+            if batchnorm:
+                self.mlp.append(nn.BatchNorm1d(hidden_dim))
+            self.mlp.append(nn.GELU())
+        self.mlp.append(nn.Linear(hidden_dim, bottleneck_dim))
         for module in self.mlp:
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

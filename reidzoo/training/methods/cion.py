@@ -55,7 +55,12 @@ class CION(Method):
     def __init__(self, backbone: nn.Module, data: ReIDDataset, config: CIONConfig, world: World) -> None:
         self.config, self.world = config, world
         train = data.train
-        head = DINOHead(int(backbone.embed_dim), config.output_dim, hidden_dim=config.hidden_dim)  # type: ignore[arg-type]
+        head = DINOHead(
+            int(backbone.embed_dim),  # type: ignore[arg-type]
+            config.output_dim,
+            hidden_dim=config.hidden_dim,
+            batchnorm=config.head_batchnorm,
+        )
         student = MultiCropNetwork(backbone, head).to(world.device)
         if world.size > 1 and world.device.type == "cuda":
             student = nn.SyncBatchNorm.convert_sync_batchnorm(student)  # type: ignore[no-untyped-call]
@@ -146,9 +151,9 @@ class CION(Method):
         self.criterion.load_state_dict(state["loss"])
 
     def trained(self) -> nn.Module:
-        """Return the teacher's backbone."""
+        """Return the teacher's backbone, ready to be trained further."""
         backbone: nn.Module = self.teacher.backbone  # type: ignore[assignment]
-        return backbone
+        return backbone.requires_grad_(True)
 
 
 def _without_drop_path(network: nn.Module) -> nn.Module:

@@ -1,0 +1,70 @@
+"""What all tests share: no traces on the developer's machine, one thread, synthetic weights and images."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+SMALL = (0.1, ("bias", "running_mean")), (0.5, ("pos_embed", "cls_token", "relative_position_bias_table"))
+SCALES = ("gamma", "gamma_xca", "layer_scale", "layer_scale_1", "layer_scale_2")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep out of the user's folders; compute on one thread, as loader processes want the other core."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REIDZOO_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("REIDZOO_DATA", str(tmp_path_factory.mktemp("data")))
+        patch.setenv("REIDZOO_PROGRESS", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def fill() -> Callable[..., Tensor]:
+    """fill(name, shape, seed=0): the synthetic value of a tensor of the official layout."""
+
+    def fill(name: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
+        rng = np.random.default_rng(zlib.crc32(name.encode()) ^ seed)
+        leaf = name.rsplit(".", 1)[-1]
+        if leaf == "running_var":
+            a = rng.uniform(0.5, 1.5, shape) * (1.65 if ".token_mixer.0.bn." in name else 1.0)
+        else:
+            a = rng.standard_normal(shape)
+            factor = next((f for f, leaves in SMALL if leaf in leaves), None)
+            fan_in = float(np.prod(shape[1:]))
+            if factor is not None:
+                a = factor * a
+            elif leaf in SCALES:
+                a = 0.1 + 0.05 * a
+            elif leaf == "temperature":
+                a = 4 + a
+            elif len(shape) == 1:
+                a = 1 + 0.1 * a
+            elif len(shape) == 4 and shape[1] > 1:
+                a = (a - a.mean(axis=(1, 2, 3), keepdims=True)) / np.sqrt(fan_in)
+            elif len(shape) == 4:
+                a = 0.7 * a / np.sqrt(fan_in)
+            else:
+                a = a / np.sqrt(fan_in)
+        return torch.from_numpy(np.asarray(a).astype(np.float32))
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def images() -> Callable[..., Tensor]:
+    """images(n, h, w, seed=0): noise with a random colour offset per image."""
+
+    def images(n: int, height: int, width: int, seed: int | list[int] = 0) -> Tensor:
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((n, 3, height, width)) + 2.0 * rng.standard_normal((n, 3, 1, 1))
+        return torch.from_numpy(x.astype(np.float32))
+
+    return images
