@@ -103,6 +103,11 @@ def test_an_error_on_the_ranks_reaches_the_caller(people: Path, tmp_path: Path) 
         pretrain("timm/no_such", f"folder:{people}", output_dir=tmp_path / "x", batch_size=12, devices=2, **JOB)
 
 
+def test_a_module_of_ones_own_goes_by_torchrun(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"this is a Flatten.*torchrun"):
+        pretrain(torch.nn.Flatten(), f"folder:{people}", output_dir=tmp_path / "x", batch_size=12, devices=2, **JOB)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_said(people: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="sees no GPU"):
