@@ -21,8 +21,8 @@ MODEL = "timm/test_resnet"
 SIZE = (64, 32)
 PEOPLE: dict[str, Any] = {"identities": 300, "tracklets": 1, "images": 3}
 MARKET: dict[str, Any] = {"identities": 60, "train_identities": 20, "tracklets": 1, "images": 3}
-# What a run of minutes needs, and those of the paper do not: a higher learning rate, sharper targets, a teacher
-# that follows faster, and BatchNorm in the head, without which it collapses. Local views would cost more than they bring.
+# What a run of minutes needs, and those of the paper do not: a higher learning rate, sharper targets, a teacher that
+# follows faster, and BatchNorm in the head, without which it collapses. Local views would cost more than they bring.
 PRETRAIN: dict[str, Any] = {
     "epochs": 4,
     "batch_size": 64,

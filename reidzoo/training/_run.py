@@ -64,8 +64,8 @@ def run(job: Job) -> TrainResult:
     if job.config.devices > 1 and not _distributed.under_launcher():
         if not isinstance(job.model, str) and not hasattr(job.model, "reidzoo_name"):
             raise ConfigError(
-                f"devices={job.config.devices} needs a model of reidzoo.create_model, to be built again from the ranks' "
-                f"file; this is a {type(job.model).__name__}. Start your script with torchrun instead, with devices=1."
+                f"devices={job.config.devices} needs a model of reidzoo.create_model, to be built again from the "
+                f"ranks' file; this is a {type(job.model).__name__}. Start your script with torchrun instead, with devices=1."
             )
         _distributed.launch(_train, job.config.devices, job)
         trained = _rebuild(job)
