@@ -65,7 +65,7 @@ def run(job: Job) -> TrainResult:
         if not isinstance(job.model, str) and not hasattr(job.model, "reidzoo_name"):
             raise ConfigError(
                 f"devices={job.config.devices} needs a model of reidzoo.create_model, to be built again from the "
-                f"ranks' file; this is a {type(job.model).__name__}. Start your script with torchrun instead, with devices=1."
+                f"ranks' file; this is a {type(job.model).__name__}. Start your script with torchrun instead."
             )
         _distributed.launch(_train, job.config.devices, job)
         trained = _rebuild(job)
