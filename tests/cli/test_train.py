@@ -266,7 +266,13 @@ def test_ctrl_c_leaves_a_run_that_goes_on(cli, crops, tmp_path):
     program = "import sys; from reidzoo.cli.main import main; sys.exit(main())"
     out = tmp_path / "run"
     words = ["pretrain", MODEL, f"folder:{crops}", "--output-dir", str(out), *PRETRAIN, "--epochs", "20"]
-    process = subprocess.Popen([sys.executable, "-c", program, *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job of a shell, such as a CI, ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 90
     while not (out / "checkpoints" / "last.pt").exists():
         assert process.poll() is None, process.stderr.read()

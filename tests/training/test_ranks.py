@@ -10,12 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from reidzoo import pretrain
 from reidzoo.errors import ConfigError, TrainingError
-from reidzoo.training._distributed import gather_with_grad
 from reidzoo.training._run import RunFolder
 from reidzoo.training._tracking import read_history
 from reidzoo.training.losses import IdentityDistillationLoss, batch_hard_triplet
@@ -34,6 +31,7 @@ JOB: dict[str, Any] = {
     "lr": 0.01,
     "num_workers": 0,
 }
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 MODEL = "timm/test_convnext"  # LayerNorm: BatchNorm's statistics would be those of half the batch
 
 
@@ -65,9 +63,8 @@ def test_started_by_torchrun(one_rank: Path, people: Path, tmp_path: Path) -> No
         "model, data, out, config = sys.argv[1:]\n"
         "reidzoo.pretrain(model, data, output_dir=out, batch_size=12, config=json.loads(config))\n"
     )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [str(script), MODEL, f"folder:{people}", str(tmp_path / "two"), json.dumps(JOB)]
-    subprocess.run(torchrun + arguments, check=True, capture_output=True, timeout=300)
+    subprocess.run([*TORCHRUN, *arguments], check=True, capture_output=True, timeout=300)
     torch.testing.assert_close(losses(one_rank), losses(tmp_path / "two"), atol=1e-5, rtol=0)
 
 
@@ -114,30 +111,32 @@ def test_no_gpu_is_said(people: Path, tmp_path: Path) -> None:
         pretrain(MODEL, f"folder:{people}", output_dir=tmp_path / "x", batch_size=12, **{**JOB, "device": "cuda"})
 
 
-def _collectives(rank: int, port: int, out: str) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    g = torch.Generator().manual_seed(0)
-    everything = torch.randn(12, 5, generator=g, dtype=torch.float64)
-    pids = torch.arange(4).repeat_interleave(3)
-    mine = everything[rank * 6 : rank * 6 + 6].clone().requires_grad_()
-    loss = batch_hard_triplet(mine, pids[rank * 6 : rank * 6 + 6])
-    loss.backward()
-    criterion = IdentityDistillationLoss(5, 2)
-    criterion.update_center(everything[rank * 6 : rank * 6 + 6].float())
-    gathered = gather_with_grad(pids[rank * 6 : rank * 6 + 6])
-    torch.save(
-        {"loss": loss.detach(), "grad": mine.grad, "center": criterion.center, "pids": gathered}, f"{out}/{rank}.pt"
-    )
-    dist.destroy_process_group()
+COLLECTIVES = """
+import sys
+import torch
+import torch.distributed as dist
+from reidzoo.training._distributed import gather_with_grad
+from reidzoo.training.losses import IdentityDistillationLoss, batch_hard_triplet
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+everything = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+pids = torch.arange(4).repeat_interleave(3)[rank * 6 : rank * 6 + 6]
+mine = everything[rank * 6 : rank * 6 + 6].clone().requires_grad_()
+loss = batch_hard_triplet(mine, pids)
+loss.backward()
+criterion = IdentityDistillationLoss(5, 2)
+criterion.update_center(mine.detach().float())
+parts = {"loss": loss.detach(), "grad": mine.grad, "center": criterion.center, "pids": gather_with_grad(pids)}
+torch.save(parts, f"{sys.argv[1]}/{rank}.pt")
+dist.destroy_process_group()
+"""
 
 
 def test_triplet_and_centre_see_all_ranks(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(_collectives, (port, str(tmp_path)), nprocs=2)
+    script = tmp_path / "collectives.py"
+    script.write_text(COLLECTIVES)
+    subprocess.run([*TORCHRUN, str(script), str(tmp_path)], check=True, capture_output=True, timeout=300)
     parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
 
     g = torch.Generator().manual_seed(0)
