@@ -298,8 +298,12 @@ def test_only_the_second_view_is_solarised_and_blur_follows_the_table() -> None:
 @pytest.mark.parametrize(
     "transform", [MultiCrop((32, 16), (16, 8), 1), TrainTransform((32, 16)), EvalTransform((32, 16))]
 )
-def test_images_of_other_modes_are_accepted(mode: str, transform: object) -> None:
-    transform(picture().convert(mode), np.random.default_rng(0))  # type: ignore[operator]
+def test_images_of_other_modes_are_seen_as_rgb(mode: str, transform: object) -> None:
+    image = picture().convert(mode)
+    ours, rgb = (transform(x, np.random.default_rng(0)) for x in (image, image.convert("RGB")))  # type: ignore[operator]
+    for a, b in zip(ours, rgb, strict=True):
+        assert a.isfinite().all()
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(
