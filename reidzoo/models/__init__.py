@@ -5,9 +5,9 @@ Listing needs no torch; `create_model` and the modules import it on first use (P
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from reidzoo._lazy import lazy
 from reidzoo.models._registry import FinetuneHint, ModelSpec, PublishedResult, list_models, model_info
 
 if TYPE_CHECKING:
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from reidzoo.models.heads import BNNeck, DINOHead, HeadOutput, LinearHead, ReIDModel
 
 _EXPORTS = {
-    "create_model": "reidzoo.models._factory",
-    "from_official": "reidzoo.models._keymap",
-    "to_official": "reidzoo.models._keymap",
-    "BNNeck": "reidzoo.models.heads",
-    "DINOHead": "reidzoo.models.heads",
-    "HeadOutput": "reidzoo.models.heads",
-    "LinearHead": "reidzoo.models.heads",
-    "ReIDModel": "reidzoo.models.heads",
+    "create_model": "_factory",
+    "from_official": "_keymap",
+    "to_official": "_keymap",
+    "BNNeck": "heads",
+    "DINOHead": "heads",
+    "HeadOutput": "heads",
+    "LinearHead": "heads",
+    "ReIDModel": "heads",
 }
 
 __all__ = [
@@ -43,11 +43,4 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(_EXPORTS[name]), name)
-    raise AttributeError(f"module 'reidzoo.models' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _EXPORTS)

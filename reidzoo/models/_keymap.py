@@ -18,6 +18,9 @@ from reidzoo.models._registry import model_info
 StateDict = Mapping[str, Tensor]
 KeyFn = Callable[[str, nn.Module], str]
 
+# Families that share a module with a relative; the others have one of their own name.
+_MODULES = {"resnet_ibn": "resnet", "vit_plain": "vit"}
+
 
 def from_official(state: StateDict, model: nn.Module) -> dict[str, Tensor]:
     """Rename the tensors of an official backbone (no prefix, no head) to the names of `model`. Copies nothing."""
@@ -42,7 +45,7 @@ def family_module(model: nn.Module) -> ModuleType:
 
 def builder(family: str) -> ModuleType:
     """The module with ``build``, ``from_official`` and ``to_official`` of a family."""
-    return import_module(f"reidzoo.models.{'resnet' if family == 'resnet_ibn' else family}")
+    return import_module(f"reidzoo.models.{_MODULES.get(family, family)}")
 
 
 def rename_from(official_key: KeyFn, state: StateDict, model: nn.Module) -> dict[str, Tensor]:

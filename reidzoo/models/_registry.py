@@ -30,22 +30,34 @@ class FinetuneHint:
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One row of the ReIDZoo table, in percent; ``*_gain`` is the lead over the same backbone's ImageNet weights.
+    """Published retrieval results of a released backbone after one kind of further training, in percent.
 
-    `params_m` of the ViT rows counts a 1000-way linear layer that is in no checkpoint: compare `ModelSpec.params_m`.
+    Attributes:
+        method: ``transreid`` or ``mgn`` for fine-tuning with labels; ``usl`` for cluster contrast without any; ``uda``
+            for the same, but started from labels of the other data set (MSMT17's for Market-1501 and vice versa).
+        img_size: (height, width) of the images.
+        market_map, market_r1, msmt_map, msmt_r1: mAP and Rank-1 on Market-1501 and MSMT17. The mAP of ``usl`` and
+            ``uda`` is scikit-learn's average precision, that of the others the usual sum of rectangles.
+        market_map_gain, market_r1_gain, msmt_map_gain, msmt_r1_gain: Lead over ImageNet weights of the same backbone.
+        params_m: Parameters in millions as published. Those of the ReIDZoo ViTs count a 1000-way linear layer that is
+            in no checkpoint: compare `ModelSpec.params_m`.
+        flops_g: Multiply-adds in billions at `img_size`, as published.
+
+    None is what was not published.
     """
 
     method: str
-    params_m: float
-    flops_g: float
+    img_size: tuple[int, int]
     market_map: float
-    market_map_gain: float
     market_r1: float
-    market_r1_gain: float
     msmt_map: float
-    msmt_map_gain: float
     msmt_r1: float
-    msmt_r1_gain: float
+    market_map_gain: float | None = None
+    market_r1_gain: float | None = None
+    msmt_map_gain: float | None = None
+    msmt_r1_gain: float | None = None
+    params_m: float | None = None
+    flops_g: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +70,13 @@ class ModelSpec:
         timm_name: The timm model it is built on.
         embed_dim: Width D of the pooled feature.
         params_m: Backbone parameters in millions, without any classifier.
-        flops_g: Multiply-adds in billions for one 256x128 image, as published.
-        official_stem: Name of the official checkpoint without ``.pth``.
-        published_name: Name in the published table.
-        tags: ``cnn | transformer | hybrid``, ``mobile``, ``ibn``, ``batchnorm``.
+        flops_g: Multiply-adds in billions for one 256x128 image, as published; None if they were not.
+        official_stem: Name of the official checkpoint without ``.pth``; empty where the release gives none.
+        published_name: Name in the published table; of the other releases, with the release before it.
+        tags: ``cnn | transformer | hybrid``, ``mobile``, ``ibn``, ``batchnorm``, and the release.
         finetuning: Published settings per data set.
+        release: Who released the weights: ``reidzoo``, ``transreid_ssl``, ``pass``, ``luperson``, ``luperson_nl``,
+            ``solider``.
         input_size: (channels, height, width).
         mean, std: Normalisation of pre-training, for RGB in 0..1.
         license: Terms of the pre-trained weights (not of this code).
@@ -73,11 +87,12 @@ class ModelSpec:
     timm_name: str
     embed_dim: int
     params_m: float
-    flops_g: float
+    flops_g: float | None
     official_stem: str
     published_name: str
     tags: tuple[str, ...]
-    finetuning: tuple[FinetuneHint, ...]
+    finetuning: tuple[FinetuneHint, ...] = ()
+    release: str = "reidzoo"
     input_size: tuple[int, int, int] = (3, 256, 128)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -85,7 +100,7 @@ class ModelSpec:
 
     @property
     def results(self) -> tuple[PublishedResult, ...]:
-        """Published retrieval results of this backbone, one per fine-tuning method."""
+        """Published retrieval results of this backbone; of one method, the smallest image size comes first."""
         return published_results().get(self.published_name, ())
 
 
@@ -98,7 +113,8 @@ _ALIASES: dict[str, str] = {}
 def register(spec: ModelSpec) -> None:
     """Add `spec` under its name; its official file name and published name become aliases."""
     MODELS.add(spec.name, spec)
-    for alias in (spec.name, spec.official_stem, f"{spec.official_stem}.pth", spec.published_name):
+    names = (spec.official_stem, f"{spec.official_stem}.pth") if spec.official_stem else ()
+    for alias in (spec.name, spec.published_name, *names):
         _ALIASES[alias.lower()] = spec.name
 
 
@@ -108,7 +124,7 @@ def list_models(pattern: str = "*", *, family: str | None = None, tag: str | Non
     Args:
         pattern: Shell pattern, e.g. ``"resnet*_ibn"``; case does not matter.
         family: Keep one family, e.g. ``"vit"``.
-        tag: Keep the models with a tag, e.g. ``"mobile"`` (see `ModelSpec.tags`).
+        tag: Keep the models with a tag (`ModelSpec.tags`), e.g. ``"mobile"``, or of one release, e.g. ``"reidzoo"``.
 
     Raises:
         ConfigError: No model has this family or tag.
@@ -151,11 +167,14 @@ def _specs() -> dict[str, ModelSpec]:
 
 @cache
 def published_results() -> dict[str, tuple[PublishedResult, ...]]:
-    """The published table (package data), by published name."""
+    """The published tables (package data), by published name."""
     table: dict[str, tuple[PublishedResult, ...]] = {}
-    text = files("reidzoo.models").joinpath("reidzoo_results.csv").read_text(encoding="utf-8")
-    for row in csv.DictReader(text.splitlines()):
-        name, method = row.pop("model"), row.pop("method")
-        result = PublishedResult(method=method, **{k: float(v) for k, v in row.items()})
-        table[name] = (*table.get(name, ()), result)
+    for name in ("reidzoo_results.csv", "released_results.csv"):
+        text = files("reidzoo.models").joinpath(name).read_text(encoding="utf-8")
+        for row in csv.DictReader(text.splitlines()):
+            model, method = row.pop("model"), row.pop("method")
+            height, width = row.pop("img_size").split("x")
+            numbers = {k: float(v) for k, v in row.items()}
+            result = PublishedResult(method, (int(height), int(width)), **numbers)
+            table[model] = (*table.get(model, ()), result)
     return table

@@ -34,13 +34,15 @@ _DOWNSAMPLE_RULES = (
 
 def build(spec: ModelSpec, *, img_size: tuple[int, int], **timm_kwargs: Any) -> nn.Module:
     """Build the backbone; the network does not depend on `img_size`."""
-    model: nn.Module = timm.create_model(spec.timm_name, num_classes=0, distillation=False, **timm_kwargs)
+    model: Any = timm.create_model(spec.timm_name, num_classes=0, distillation=False, **timm_kwargs)
     blocks: Any = (m for m in model.modules() if isinstance(m, RepViTBlock))
     for block in blocks:
         if isinstance(block.se, SqueezeExcite):
             width = block.se.fc1.in_channels
             block.se = SqueezeExcite(width, rd_ratio=0.25, rd_divisor=4, gate_layer="hard_sigmoid")
-    return model
+    model.pretrained_cfg["classifier"] = "head.head.l"  # without distillation there is one
+    built: nn.Module = model
+    return built
 
 
 def official_key(key: str, model: nn.Module) -> str:

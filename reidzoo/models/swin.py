@@ -7,15 +7,19 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.swin_transformer import SwinTransformerBlock, window_partition, window_reverse
+from timm.models.swin_transformer import (
+    SwinTransformerBlock,
+    WindowAttention,
+    get_relative_position_index,
+    window_partition,
+    window_reverse,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reidzoo.models._keymap import StateDict, rename_from, rename_to
+from reidzoo.models._keymap import KeyFn, StateDict, rename_from, rename_to
 from reidzoo.models._registry import ModelSpec
 from reidzoo.models._surgery import retype
-
-_INDEX = "attn.relative_position_index"
 
 
 class PadFirstBlock(SwinTransformerBlock):  # type: ignore[misc]  # timm is untyped
@@ -69,15 +73,27 @@ def official_key(key: str, model: nn.Module) -> str:
 
 def from_official(state: StateDict, model: nn.Module) -> dict[str, Tensor]:
     """Official names -> ours; drops the stored index tables, which are constants, where they equal the model's."""
-    indices = _index_tables(model)
-    kept = {k: v for k, v in state.items() if not (k in indices and torch.equal(v, indices[k].to(v)))}
-    return rename_from(official_key, kept, model)
+    return rename_from(official_key, drop_index_tables(state, model, official_key), model)
 
 
 def to_official(state: StateDict, model: nn.Module) -> dict[str, Tensor]:
     """Our names -> official, with the index tables that the official layout stores."""
-    return rename_to(official_key, {**state, **_index_tables(model)}, model)
+    return rename_to(official_key, {**state, **index_tables(model)}, model)
 
 
-def _index_tables(model: nn.Module) -> dict[str, Tensor]:
-    return {name: table for name, table in model.named_buffers() if name.endswith(_INDEX)}
+def index_tables(model: nn.Module) -> dict[str, Tensor]:
+    """Which relative position each pair of tokens has, by our names; timm keeps these constants out of the state dict.
+
+    They are computed anew, so that a model on the meta device has them too.
+    """
+    return {
+        f"{name}.relative_position_index": get_relative_position_index(*module.window_size)
+        for name, module in model.named_modules()
+        if isinstance(module, WindowAttention)
+    }
+
+
+def drop_index_tables(state: StateDict, model: nn.Module, official_key: KeyFn) -> dict[str, Tensor]:
+    """`state` (official names) without the index tables that equal the model's; others stay, to be reported."""
+    tables = {official_key(name, model): table for name, table in index_tables(model).items()}
+    return {k: v for k, v in state.items() if not (k in tables and torch.equal(v, tables[k].to(v)))}

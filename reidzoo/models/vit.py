@@ -1,4 +1,4 @@
-"""ViT with the IBN-based convolution stem (ICS); timm's blocks, another patch embedding and position resize.
+"""ViT with the IBN-based convolution stem (ICS), and plain ViT; timm's blocks, another stem and position resize.
 
 Source: Luo et al., "Self-Supervised Pre-Training for Transformer-Based Person Re-Identification", arXiv:2111.12084.
 """
@@ -38,22 +38,23 @@ def build(spec: ModelSpec, *, img_size: tuple[int, int], **timm_kwargs: Any) -> 
     The stored position grid is that of the released weights (16 x 8) whatever `img_size` is: other input sizes
     resize it in each forward pass, as in pre-training.
     """
+    stem = {"embed_layer": ICSPatchEmbed} if spec.family == "vit" else {}
     model: Any = timm.create_model(
-        spec.timm_name,
-        num_classes=0,
-        img_size=spec.input_size[1:],
-        embed_layer=ICSPatchEmbed,
-        dynamic_img_size=True,
-        **timm_kwargs,
+        spec.timm_name, num_classes=0, img_size=spec.input_size[1:], dynamic_img_size=True, **stem, **timm_kwargs
     )
     retype(model, ReIDVisionTransformer)
-    model.pretrained_cfg["first_conv"] = "patch_embed.conv.0"
+    if stem:
+        model.pretrained_cfg["first_conv"] = "patch_embed.conv.0"
     built: nn.Module = model
     return built
 
 
 def from_official(state: StateDict, model: nn.Module) -> dict[str, Tensor]:
-    """The names are the same."""
+    """The names are the same; very old files hold the patch projection as a matrix."""
+    key = "patch_embed.proj.weight"
+    projection = model.get_parameter(key)
+    if key in state and state[key].ndim == 2 and state[key].numel() == projection.numel():
+        return {**state, key: state[key].reshape(projection.shape)}
     return dict(state)
 
 

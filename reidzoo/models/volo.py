@@ -72,11 +72,13 @@ def build(spec: ModelSpec, *, img_size: tuple[int, int], **timm_kwargs: Any) -> 
     resize it in each forward pass, as in pre-training. In older timm releases the auxiliary head would change the
     feature even without a classifier.
     """
-    model: nn.Module = timm.create_model(
+    model: Any = timm.create_model(
         spec.timm_name, num_classes=0, img_size=spec.input_size[1:], use_aux_head=False, **timm_kwargs
     )
     retype(model, ReIDVOLO)
-    return model
+    model.pretrained_cfg["classifier"] = "head"
+    built: nn.Module = model
+    return built
 
 
 def from_official(state: StateDict, model: nn.Module) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
-"""The 32 backbones of ReIDZoo (CION, "Cross-video Identity Correlating Person Re-identification Pre-training").
+"""The 32 backbones of ReIDZoo (CION, "Cross-video Identity Correlating Person Re-identification Pre-training"), and
+those of earlier releases, pre-trained on LUPerson or LUPerson-NL.
 
 Parameters are counted on the modules; FLOPs and fine-tuning settings are the published ones.
 """
 
 from __future__ import annotations
 
-from reidzoo.models._registry import FinetuneHint, ModelSpec, register
+from reidzoo.models._registry import IMAGENET_MEAN, IMAGENET_STD, FinetuneHint, ModelSpec, register
 
 _FAMILY_TAGS = {
     "resnet": ("cnn", "batchnorm"),
@@ -16,6 +17,9 @@ _FAMILY_TAGS = {
     "repvit": ("cnn", "mobile", "batchnorm"),
     "fastvit": ("hybrid", "mobile", "batchnorm"),
     "vit": ("transformer", "ibn", "batchnorm"),
+    "vit_plain": ("transformer",),
+    "pass_vit": ("transformer",),
+    "solider": ("transformer",),
     "swin": ("transformer",),
     "volo": ("transformer", "batchnorm"),
 }
@@ -77,7 +81,51 @@ for _name, _family, _timm, _dim, _params, _flops, _stem, _published, _market, _m
             flops_g=_flops,
             official_stem=_stem,
             published_name=_published,
-            tags=_FAMILY_TAGS[_family],
+            tags=(*_FAMILY_TAGS[_family], "reidzoo"),
             finetuning=(_hint(_name, "market1501", *_market), _hint(_name, "msmt17", *_msmt)),
+        )
+    )
+
+# name, release, family, timm name, embed_dim, params (M), official stem, published name
+_RELEASED = (
+    ("transreid_ssl_vit_small", "transreid_ssl", "vit_plain", "vit_small_patch16_224", 384, 21.64, "vit_small_cfs_lup", "TransReID-SSL ViT-S/16"),  # noqa: E501
+    ("transreid_ssl_vit_small_ics", "transreid_ssl", "vit", "vit_small_patch16_224", 384, 23.00, "vit_small_ics_cfs_lup", "TransReID-SSL ViT-S/16+ICS"),  # noqa: E501
+    ("transreid_ssl_vit_base_ics", "transreid_ssl", "vit", "vit_base_patch16_224", 768, 88.39, "vit_base_ics_cfs_lup", "TransReID-SSL ViT-B/16+ICS"),  # noqa: E501
+    ("pass_vit_small", "pass", "pass_vit", "vit_small_patch16_224", 768, 21.64, "pass_vit_small_full", "PASS ViT-S/16"),
+    ("pass_vit_base", "pass", "pass_vit", "vit_base_patch16_224", 1536, 85.75, "pass_vit_base_full", "PASS ViT-B/16"),
+    ("luperson_resnet50", "luperson", "resnet", "resnet50", 2048, 23.51, "lup_moco_r50", "LUPerson ResNet50"),
+    ("luperson_resnet101", "luperson", "resnet", "resnet101", 2048, 42.50, "", "LUPerson ResNet101"),
+    ("luperson_resnet152", "luperson", "resnet", "resnet152", 2048, 58.14, "", "LUPerson ResNet152"),
+    ("luperson_nl_resnet50", "luperson_nl", "resnet", "resnet50", 2048, 23.51, "", "LUPerson-NL ResNet50"),
+    ("luperson_nl_resnet101", "luperson_nl", "resnet", "resnet101", 2048, 42.50, "", "LUPerson-NL ResNet101"),
+    ("luperson_nl_resnet152", "luperson_nl", "resnet", "resnet152", 2048, 58.14, "", "LUPerson-NL ResNet152"),
+    ("solider_swin_tiny", "solider", "solider", "swin_tiny_patch4_window7_224", 768, 27.53, "", "SOLIDER Swin-T"),
+    ("solider_swin_small", "solider", "solider", "swin_small_patch4_window7_224", 768, 48.85, "", "SOLIDER Swin-S"),
+    ("solider_swin_base", "solider", "solider", "swin_base_patch4_window7_224", 1024, 86.76, "", "SOLIDER Swin-B"),
+)  # fmt: skip
+
+# Mean and standard deviation of the data sets, with which their own ResNets were trained; the others took ImageNet's.
+_STATISTICS = {
+    "luperson": ((0.3525, 0.3106, 0.3140), (0.2660, 0.2522, 0.2505)),
+    "luperson_nl": ((0.3452, 0.3070, 0.3114), (0.2633, 0.2500, 0.2480)),
+}
+
+for _name, _release, _family, _timm, _dim, _params, _stem, _published in _RELEASED:
+    _mean, _std = _STATISTICS.get(_release, (IMAGENET_MEAN, IMAGENET_STD))
+    register(
+        ModelSpec(
+            name=_name,
+            family=_family,
+            timm_name=_timm,
+            embed_dim=_dim,
+            params_m=_params,
+            flops_g=None,
+            official_stem=_stem,
+            published_name=_published,
+            tags=(*_FAMILY_TAGS[_family], _release),
+            release=_release,
+            mean=_mean,
+            std=_std,
+            license="luperson",
         )
     )

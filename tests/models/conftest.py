@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
+import math
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
+import reidzoo
+from reidzoo.models import to_official
+
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder that goes with the test: pytest would keep gigabytes of checkpoints in its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")
@@ -27,21 +38,48 @@ def golden() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def official_container() -> Callable[..., dict]:
-    """official_container(state, prefix, arch): the dictionary that the official training writes."""
+def official_state() -> Callable[..., dict[str, Tensor]]:
+    """official_state(name, fill, seed=0): a checkpoint's backbone in the official layout, filled; no prefix."""
 
-    def container(state: dict[str, Tensor], prefix: str, arch: str) -> dict:
-        head = prefix.replace("backbone.", "head.")
-        teacher = {prefix + key: tensor for key, tensor in state.items()}
-        teacher |= {f"{head}mlp.0.weight": torch.ones(2, 2), f"{head}last_layer.weight_g": torch.ones(2, 1)}
+    def integers(key: str, shape: tuple[int, ...]) -> Tensor:
+        if not key.endswith("relative_position_index"):
+            return torch.zeros(shape, dtype=torch.int64)  # batch counters
+        side = math.isqrt(shape[0])  # of Swin's windows
+        y, x = torch.arange(shape[0]) // side, torch.arange(shape[0]) % side
+        return (y[:, None] - y + side - 1) * (2 * side - 1) + (x[:, None] - x + side - 1)
+
+    def official_state(name: str, fill: Callable[..., Tensor], seed: int = 0) -> dict[str, Tensor]:
+        with torch.device("meta"):
+            model = reidzoo.create_model(name)
         return {
-            "student": {"module.backbone.conv1.weight": torch.zeros(1)},  # must not be taken for the weights
-            "teacher": teacher,
-            "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-3), "weight_decay": np.float64(0.04)}]},
-            "epoch": 100,
-            "args": argparse.Namespace(arch=arch, lr=0.0005, local_crops_number=8),
-            "Loss": {"center": torch.zeros(1, 4)},
-            "fp16_scaler": {"scale": 65536.0},
+            key: fill(key, tuple(t.shape), seed) if t.is_floating_point() else integers(key, tuple(t.shape))
+            for key, t in to_official(model.state_dict(), model).items()
         }
 
-    return container
+    return official_state
+
+
+@pytest.fixture(scope="session")
+def resize_by_rule() -> Callable[..., Tensor]:
+    """resize_by_rule(grid (1, h, w, C), size): cubic, sampling points by the ratio old / (new + 0.1); tap by tap."""
+
+    def cubic(t: float, a: float = -0.75) -> float:
+        t = abs(t)
+        if t <= 1:
+            return (a + 2) * t**3 - (a + 3) * t**2 + 1
+        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
+
+    def along_first_axis(x: np.ndarray, new: int) -> np.ndarray:
+        old, out = len(x), []
+        for i in range(new):
+            at = (i + 0.5) * old / (new + 0.1) - 0.5
+            taps = [(math.floor(at) + k, cubic(at - math.floor(at) - k)) for k in (-1, 0, 1, 2)]
+            out.append(sum(weight * x[min(max(j, 0), old - 1)] for j, weight in taps))
+        return np.stack(out)
+
+    def resize(grid: Tensor, size: tuple[int, int]) -> Tensor:
+        rows = along_first_axis(grid[0].double().numpy(), size[0])
+        both = along_first_axis(rows.transpose(1, 0, 2), size[1]).transpose(1, 0, 2)
+        return torch.from_numpy(both).float()[None]
+
+    return resize

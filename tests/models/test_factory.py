@@ -9,7 +9,14 @@ import timm
 import torch
 
 import reidzoo
-from reidzoo.errors import ConfigError, HubAccessError, UnknownModelError, WeightsNotFoundError
+from reidzoo.errors import (
+    CheckpointError,
+    ConfigError,
+    HubAccessError,
+    LicenseNotAcceptedError,
+    UnknownModelError,
+    WeightsNotFoundError,
+)
 from reidzoo.models import ReIDModel
 from reidzoo.weights import save_model
 
@@ -21,10 +28,37 @@ def test_unknown_names():
         reidzoo.create_model("timm/resnett18")
 
 
-def test_pretrained_says_where_the_weights_are():
-    with pytest.raises(WeightsNotFoundError, match=r"licence.*weights='EdgeNext_XSmall\.pth'") as e:
+def test_pretrained_says_what_is_missing(monkeypatch, tmp_path):
+    """First the terms, then the file."""
+    monkeypatch.setenv("REIDZOO_HOME", str(tmp_path))  # acceptance is remembered there
+    monkeypatch.delenv("REIDZOO_ACCEPT_LICENSE", raising=False)
+    monkeypatch.delenv("REIDZOO_HUB_REPO", raising=False)
+    with pytest.raises(LicenseNotAcceptedError, match="reidzoo license accept reidzoo"):
+        reidzoo.create_model("edgenext_x_small", pretrained=True)
+    monkeypatch.setenv("REIDZOO_ACCEPT_LICENSE", "reidzoo")
+    with pytest.raises(WeightsNotFoundError, match=r"weights import EdgeNext_XSmall\.pth.*weights='") as e:
         reidzoo.create_model("edgenext_x_small", pretrained=True)
     assert isinstance(e.value, FileNotFoundError)
+
+
+def test_input_size_that_was_asked_for_counts_more_than_the_one_in_the_file(tmp_path):
+    save_model(reidzoo.create_model("ghostnet_0_5", img_size=(384, 128)), tmp_path)
+    assert reidzoo.create_model("ghostnet_0_5", weights=tmp_path).pretrained_cfg["input_size"] == (3, 384, 128)
+    model = reidzoo.create_model("ghostnet_0_5", weights=tmp_path, img_size=(128, 64))
+    assert model.pretrained_cfg["input_size"] == (3, 128, 64)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    save_model(reidzoo.create_model("ghostnet_0_5"), tmp_path)
+    with pytest.raises(CheckpointError, match="mis-shaped"):
+        reidzoo.create_model("ghostnet_1_0", weights=tmp_path)
+
+
+def test_configuration_is_ours_and_not_that_of_timms_weights():
+    cfg = reidzoo.create_model("resnet50_ibn").pretrained_cfg
+    assert cfg["architecture"] == "reidzoo_resnet50_ibn"
+    assert cfg["classifier"] == "fc"
+    assert not {"url", "hf_hub_id", "test_input_size", "origin_url", "paper_ids"} & set(cfg)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +166,9 @@ def test_hub_repository_that_cannot_be_read(tmp_path, monkeypatch):
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(HubAccessError, match="local-dir:PATH"):
+    with pytest.raises(HubAccessError, match="nobody/nothing"):
         reidzoo.create_model("hf-hub:nobody/nothing", cache_dir=tmp_path)
-    with pytest.raises(HubAccessError, match="'not a repository'"):
+    with pytest.raises(ConfigError, match="'not a repository'"):
         reidzoo.create_model("hf-hub:not a repository", cache_dir=tmp_path)
 
 

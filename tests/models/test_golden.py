@@ -1,4 +1,4 @@
-"""Parity with the official definitions: same tensors, same outputs."""
+"""Parity with the official definitions, all 32: same tensors, same outputs, and back to the same file."""
 
 from __future__ import annotations
 
@@ -9,26 +9,17 @@ import torch
 
 import reidzoo
 from reidzoo.models import DINOHead, to_official
-
-MODELS = (
-    "resnet18",
-    "resnet18_ibn",
-    "resnet50_ibn",
-    "vit_tiny",
-    "swin_tiny",
-    "convnext_tiny",
-    "edgenext_x_small",
-    "ghostnet_0_5",
-    "repvit_m0_9",
-    "repvit_m1_5",  # loads into timm's own without complaint, and differs
-    "fastvit_s12",
-    "fastvit_sa12",  # with position encodings
-    "volo_d1",
-)
+from reidzoo.weights import export_official, load_weights
 
 
 def layout(state):
     return sorted(f"{key} {list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for key, t in state.items())
+
+
+def same_tensors(found, expected):
+    """Bit for bit, in either order."""
+    assert set(found) == set(expected)
+    assert [k for k in expected if found[k].dtype != expected[k].dtype or not torch.equal(found[k], expected[k])] == []
 
 
 def test_fill_and_images_follow_the_rule(manifest, fill, images):
@@ -41,31 +32,42 @@ def test_fill_and_images_follow_the_rule(manifest, fill, images):
     assert x.tolist() == pytest.approx(spots["input (2,3,256,128) first 3"])
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_official_checkpoint_gives_the_official_outputs(
-    name, manifest, golden, fill, images, official_container, tmp_path
+@pytest.mark.parametrize("name", reidzoo.list_models(tag="reidzoo"))
+def test_official_checkpoint_gives_the_official_outputs_and_is_written_back(
+    name, manifest, golden, fill, images, official_container, official_state, scratch
 ):
     expected = manifest["models"][name]
-    model = reidzoo.create_model(name)
-    state = {
-        key: fill(key, tuple(t.shape)) if t.is_floating_point() else t.clone()
-        for key, t in to_official(model.state_dict(), model).items()
-    }
+    prefix = expected["checkpoint_prefix"]
+    state = official_state(name, fill)
     total = sum(float(t.double().sum()) for t in state.values() if t.is_floating_point())
     assert total == pytest.approx(expected["fill_sum"], abs=1e-3)
-    path = tmp_path / f"{reidzoo.model_info(name).official_stem}.pth"
-    torch.save(official_container(state, expected["checkpoint_prefix"], name), path)
-    del model
+    path = scratch / f"{reidzoo.model_info(name).official_stem}.pth"
+    torch.save(official_container(state, prefix, name), path)
 
     model = reidzoo.create_model(name, weights=path).eval()
+    path.unlink()
     for size, (n, height, width) in manifest["sizes"].items():
         with torch.inference_mode():
             out = model(images(n, height, width))
         reference = torch.from_numpy(golden[f"{name}/{size}"])
         torch.testing.assert_close(out, reference, rtol=0, atol=expected["atol"], msg=lambda m, s=size: f"{s}: {m}")
-    back = to_official(model.state_dict(), model)
-    assert set(back) == set(state)
-    assert all(torch.equal(back[key], state[key]) for key in state)
+
+    exported = export_official(model, scratch / "exported.pth")
+    teacher = torch.load(exported, weights_only=True, mmap=True)["teacher"]
+    same_tensors(teacher, {prefix + key: tensor for key, tensor in state.items()})
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.fill_(7)
+    load_weights(model, exported)
+    same_tensors(to_official(model.state_dict(), model), state)
+
+
+def test_there_are_32(manifest, golden):
+    """None is left out: the manifest, the arrays and the zoo name the same models."""
+    names = set(reidzoo.list_models(tag="reidzoo"))
+    assert len(names) == 32
+    assert set(manifest["models"]) == names
+    assert {f"{name}/{size}" for name in names for size in manifest["sizes"]} <= set(golden)
 
 
 def test_layout_of_all_32_is_the_official_one(manifest):

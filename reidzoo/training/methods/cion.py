@@ -151,9 +151,12 @@ class CION(Method):
         self.criterion.load_state_dict(state["loss"])
 
     def trained(self) -> nn.Module:
-        """Return the teacher's backbone, ready to be trained further."""
+        """Return the teacher's backbone, ready to be trained further: what is trained in the student is again."""
         backbone: nn.Module = self.teacher.backbone  # type: ignore[assignment]
-        return backbone.requires_grad_(True)
+        students: Any = self.network.backbone
+        for mine, its in zip(backbone.parameters(), students.parameters(), strict=True):
+            mine.requires_grad_(its.requires_grad)
+        return backbone
 
 
 def _without_drop_path(network: nn.Module) -> nn.Module:
