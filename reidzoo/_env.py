@@ -1,10 +1,12 @@
 """Every environment variable that reidzoo reads, with its meaning and default.
 
-======================  =======================================================================
-``REIDZOO_DATA``        root folder of the data sets that are named without a path (``./data``)
-``REIDZOO_HOME``        caches and the weight store (the platform's cache folder + ``/reidzoo``)
-``REIDZOO_PROGRESS``    ``0`` switches progress bars off, ``1`` forces them on (on at a terminal)
-======================  =======================================================================
+==========================  =======================================================================
+``REIDZOO_ACCEPT_LICENSE``  licences to accept without being asked, ``id[,id...]`` (none)
+``REIDZOO_DATA``            root folder of the data sets that are named without a path (``./data``)
+``REIDZOO_HOME``            caches and the weight store (the platform's cache folder + ``/reidzoo``)
+``REIDZOO_HUB_REPO``        gated hub repository with licensed weights, ``owner/name[@revision]`` (none)
+``REIDZOO_PROGRESS``        ``0`` switches progress bars off, ``1`` forces them on (on at a terminal)
+==========================  =======================================================================
 """
 
 from __future__ import annotations
@@ -30,6 +32,16 @@ def home() -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return base / "reidzoo"
+
+
+def accepted_licenses() -> set[str]:
+    """Licences that the caller accepts without being asked: for automation."""
+    return {word for word in os.environ.get("REIDZOO_ACCEPT_LICENSE", "").replace(",", " ").split() if word}
+
+
+def hub_repo() -> str | None:
+    """Hub repository that holds licensed weights, ``owner/name`` or ``owner/name@revision``."""
+    return os.environ.get("REIDZOO_HUB_REPO") or None
 
 
 def progress() -> bool | None:

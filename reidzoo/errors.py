@@ -54,8 +54,16 @@ class WeightsNotFoundError(ReidzooError, FileNotFoundError):
     """Pre-trained weights that are not on this machine."""
 
 
+class StoreError(ReidzooError, OSError):
+    """The local weight store cannot be written: disk full, read-only, not a folder."""
+
+
+class UnknownLicenseError(ReidzooError, KeyError):
+    """A licence id that reidzoo does not know."""
+
+
 class LicenseNotAcceptedError(ReidzooError, PermissionError):
-    """Licensed weights whose terms have not been accepted here."""
+    """Licensed weights whose terms have not been accepted here, or do not allow what was asked."""
 
 
 class HubAccessError(ReidzooError, OSError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,3 +70,24 @@ def images() -> Callable[..., Tensor]:
         return torch.from_numpy(x.astype(np.float32))
 
     return images
+
+
+@pytest.fixture(scope="session")
+def official_container() -> Callable[..., dict[str, Any]]:
+    """official_container(state, prefix, arch): the dictionary that the official training writes."""
+
+    def container(state: dict[str, Tensor], prefix: str, arch: str) -> dict[str, Any]:
+        head = prefix.replace("backbone.", "head.")
+        teacher = {prefix + key: tensor for key, tensor in state.items()}
+        teacher |= {f"{head}mlp.0.weight": torch.ones(2, 2), f"{head}last_layer.weight_g": torch.ones(2, 1)}
+        return {
+            "student": {"module.backbone.conv1.weight": torch.zeros(1)},  # must not be taken for the weights
+            "teacher": teacher,
+            "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-3), "weight_decay": np.float64(0.04)}]},
+            "epoch": 100,
+            "args": argparse.Namespace(arch=arch, lr=0.0005, local_crops_number=8),
+            "Loss": {"center": torch.zeros(1, 4)},
+            "fp16_scaler": {"scale": 65536.0},
+        }
+
+    return container

@@ -26,7 +26,7 @@ from reidzoo.training._engine import Method, fit, logger
 from reidzoo.training._tracking import read_history
 from reidzoo.training.configs import TrainConfig
 from reidzoo.training.methods import MethodInfo
-from reidzoo.weights.official import save_model
+from reidzoo.weights import save_model
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import argparse
 import pickle
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,37 @@ def read_safetensors(path: Path, *, tensors: bool = True) -> tuple[dict[str, Ten
     Raises:
         CheckpointError: The file is damaged or something else.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in (file.keys() if tensors else ())}, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {e}.{_sniff(path)}") from e
+    file, metadata = _open_safetensors(path)
+    return {key: file.get_tensor(key) for key in (file.keys() if tensors else ())}, metadata
+
+
+def stream_safetensors(path: Path) -> tuple[Iterator[tuple[str, Tensor]], dict[str, str]]:
+    """Tensors one at a time, in the order of their names, and header of a safetensors file.
+
+    Raises:
+        CheckpointError: The file is damaged or something else.
+    """
+    file, metadata = _open_safetensors(path)
+    return ((key, file.get_tensor(key)) for key in sorted(file.keys())), metadata
+
+
+def _open_safetensors(path: Path) -> tuple[Any, dict[str, str]]:
+    """Open a file that another process may replace at any moment.
+
+    safetensors opens a path more than once, for the header and for the data: both must have met the same file.
+    """
+    for _ in range(1000):
+        try:
+            before = path.stat()
+            file: Any = safe_open(path, framework="pt")
+            for key in list(file.keys())[:1]:
+                file.get_tensor(key)
+            after = path.stat()
+        except (SafetensorError, OSError) as e:
+            raise CheckpointError(f"{path} is damaged or no safetensors file: {e}.{_sniff(path)}") from e
+        if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
+            return file, dict(file.metadata() or {})
+    raise CheckpointError(f"{path} is being replaced all the time: stop the processes that write it.")
 
 
 def read_pickle(path: Path) -> Any:
@@ -56,14 +83,13 @@ def read_pickle(path: Path) -> Any:
     Raises:
         CheckpointError: The pickle asks for more, or the file is damaged or something else.
     """
-    scalar: Any = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar  # type: ignore[attr-defined]
     allowed: list[Any] = [
         argparse.Namespace,
         np.dtype,
         *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64")),
         # numpy 1 and numpy 2 spell the constructor of scalars differently.
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
+        (_number, "numpy.core.multiarray.scalar"),
+        (_number, "numpy._core.multiarray.scalar"),
     ]
     try:
         with torch.serialization.safe_globals(allowed):
@@ -79,6 +105,13 @@ def read_pickle(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint: {(str(e) or type(e).__name__).splitlines()[0]}.{_sniff(path)}"
         ) from e
+
+
+def _number(dtype: Any, data: bytes) -> Any:
+    """Stands in for numpy's constructor of scalars, which a crafted dtype could make do more than hold a number."""
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or len(data) != dtype.itemsize:
+        raise pickle.UnpicklingError(f"a numpy scalar of {dtype!r} is no number")
+    return np.frombuffer(data, dtype)[0]
 
 
 def _sniff(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Checkpoints: the official ``.pth`` layout, and our own safetensors with a header that says what they hold."""
+"""Other people's checkpoint files: what is in them, and how it gets into a model and back into their layout."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reidzoo._files import atomic
 from reidzoo._logging import get_logger
 from reidzoo.errors import CheckpointError, UnknownModelError
+from reidzoo.models import list_models, model_info
 from reidzoo.weights._files import find_file, is_safetensors, read_pickle, read_safetensors
+from reidzoo.weights._identify import describe
 
 _logger = get_logger(__name__)
 
@@ -27,31 +28,16 @@ _BACKBONES = ("backbone.", "encoder_q.", "base.")
 # Start-anchored: `blocks.0.mlp.` and GhostNet's `conv_head` are backbone tensors.
 _HEADS = re.compile(
     r"^(?:head|head_dist|fc|fc1|fc2|embed_fc|classifier|bottleneck|mlp|last_layer|prototypes|pre_logits|queue)[._]"
-    r"|^queue$"
-)
-# Tell-tale tensors of the architectures, most specific first; for error messages only.
-_SIGNATURES = (
-    ("semantic_embed_w.", "SOLIDER Swin"),
-    (".ghost1.", "GhostNet"),
-    ("part_token1", "PASS ViT"),
-    ("patch_embed.conv.1.IN.", "ViT with convolution stem"),
-    ("post_network.", "VOLO"),
-    (".relative_position_bias_table", "Swin"),
-    ("layer1.0.bn1.IN.", "ResNet-IBN"),
-    ("layer1.0.", "ResNet"),
-    ("conv_exp.", "FastViT"),
-    ("final_conv.", "FastViT"),
-    (".token_mixer.", "RepViT"),
-    (".xca.", "EdgeNeXt"),
-    ("pwconv1.", "ConvNeXt"),
-    (".conv_dw.", "ConvNeXt"),
-    ("blocks.0.attn.qkv.", "ViT"),
+    r"|^(?:queue|prototypes)$"
 )
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors of a checkpoint file, unwrapped but with head and prefix, and what the file says about itself."""
+    """Tensors of a checkpoint file, unwrapped but with head and prefix, and what the file says about itself.
+
+    Of our own files that is the header; of others it may have "arch" and "container" (where the tensors were found).
+    """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
@@ -77,6 +63,12 @@ def read_weights(path: str | Path) -> Weights:
     else:
         tensors, metadata = _unwrap(read_pickle(path))
     tensors = {_WRAPPERS.sub("", key): tensor for key, tensor in tensors.items()}
+    if not tensors and metadata.get("container") == "student":
+        raise CheckpointError(
+            f"{path} holds a student without its teacher. The released features are the teacher's: expected a "
+            f"'teacher' beside it, as in the file that was downloaded. To use the student all the same, save its state "
+            f"dict alone."
+        )
     if not tensors:
         raise CheckpointError(
             f"{path} holds no tensors: expected a state dict, bare or under {' / '.join(_CONTAINERS)}."
@@ -114,101 +106,92 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     path = find_file(path)
     weights = read_weights(path)
     backbone = model.backbone if isinstance(model, ReIDModel) else model
-    state = _best_fit(backbone_tensors(weights.tensors, backbone.state_dict()), backbone)
-    problems = _mismatches(state, backbone)
+    state = fit_backbone(backbone, weights, path)
     head_state: dict[str, Tensor] = {}
     if isinstance(model, ReIDModel) and weights.metadata.get("head"):
         head_state = {k[len("head.") :]: t for k, t in weights.tensors.items() if k.startswith("head.")}
-        if head_problems := _mismatches(head_state, model.head):
-            problems += [f"its head is another one ({', '.join(head_problems)}); without head=... its backbone loads"]
-    if problems:
-        raise CheckpointError(
-            f"{path} does not fit {getattr(model, 'reidzoo_name', type(model).__name__)!r}. "
-            f"{_describe(weights)}. {'; '.join(problems)}."
+        if problems := _mismatches(head_state, model.head):
+            raise CheckpointError(
+                f"{path} does not fit: its head is another one ({', '.join(problems)}). "
+                f"Without head=... its backbone loads."
+            )
+    if reduced := sorted({str(t.dtype) for t in state.values() if t.is_floating_point()} - {"torch.float32"}):
+        _logger.warning(
+            "%s holds %s tensors: features differ from those of the float32 original", path, ", ".join(reduced)
         )
     # strict=False only for batch counters that old files lack: all else has been compared above.
     backbone.load_state_dict(state, strict=False)
     if head_state:
         model.head.load_state_dict(head_state)  # type: ignore[union-attr]
-    _adopt_preprocessing(backbone, weights.metadata)
+    _adopt(backbone, weights.metadata)
     _logger.info("loaded %d tensors from %s", len(state) + len(head_state), path)
 
 
-def save_model(model: nn.Module, path: str | Path, **metadata: Any) -> Path:
-    """Write `model` as safetensors with a header from which ``create_model("local-dir:...")`` rebuilds it.
-
-    The file appears under its name only when it is complete.
+def fit_backbone(backbone: nn.Module, weights: Weights, path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint under the names of `backbone`, compared with it one by one. Copies nothing.
 
     Args:
-        model: A model of `create_model`; of another module, the file keeps the tensors but not how to build it.
-        path: The file (``.safetensors``), or a folder, which gets a ``model.safetensors``.
-        **metadata: Further header entries, stored as strings, e.g. ``method="cion"``.
-
-    Returns:
-        The path of the file.
-    """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        path = path / "model.safetensors"
-    header = {**_header(model), **{key: str(value) for key, value in metadata.items()}}
-    tensors = {key: t.detach().cpu().contiguous() for key, t in model.state_dict().items()}
-    with atomic(path) as temporary:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata=header)
-        temporary.chmod(mode)  # safetensors leaves its files readable by their owner only
-    return path
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read the header of a file of `save_model`; the tensors are not touched.
+        backbone: The network; it may be on the meta device.
+        weights: As of `read_weights`.
+        path: Where they are from, for the error.
 
     Raises:
-        WeightsNotFoundError: Nothing at `path`.
-        CheckpointError: Not a file of ours.
+        CheckpointError: Says what the file is, and names the missing, unexpected and mis-shaped tensors.
     """
-    path = find_file(path)
-    metadata = read_safetensors(path, tensors=False)[1] if is_safetensors(path) else {}
-    if "reidzoo_version" not in metadata:
+    state = _best_fit(backbone_tensors(weights.tensors, backbone.state_dict()), backbone)
+    if problems := _mismatches(state, backbone):
         raise CheckpointError(
-            f"{path} has no reidzoo header, so it does not say which model it holds. Name the model: "
-            f"reidzoo.create_model('resnet50', weights={str(path)!r})"
+            f"{path} does not fit {getattr(backbone, 'reidzoo_name', type(backbone).__name__)!r}. "
+            f"{describe(weights)}. {'; '.join(problems)}."
         )
-    return metadata
+    return state
 
 
-def _header(model: Any) -> dict[str, str]:
+def export_official(model: nn.Module, path: str | Path) -> Path:
+    """Write the backbone of `model` as the release of its kind does, for code that loads the released files.
+
+    ReIDZoo's layout is ``{"teacher": {"module.backbone.<name>": tensor}}``, without ``module.`` for networks without
+    batch norm; its readers strip these prefixes by their length. SOLIDER's is ``{"backbone.<name>": tensor}``, that of
+    the others a flat state dict. A head is left out.
+
+    Args:
+        model: A backbone of the zoo (`list_models`), or a `ReIDModel` with one.
+        path: The file to write (``.pth``); it appears under its name only when it is complete.
+
+    Raises:
+        UnknownModelError: The backbone is not of the zoo.
+    """
     from reidzoo import __version__
+    from reidzoo.models._keymap import to_official
     from reidzoo.models.heads import ReIDModel
 
-    head = model.head if isinstance(model, ReIDModel) else None
     backbone: Any = model.backbone if isinstance(model, ReIDModel) else model
-    cfg = backbone.pretrained_cfg
-    plain = (bool, int, float, str, list, tuple, type(None))
-    return {
-        "reidzoo_version": __version__,
-        "model": getattr(backbone, "reidzoo_name", ""),
-        "timm_kwargs": json.dumps(
-            {k: v for k, v in getattr(backbone, "reidzoo_kwargs", {}).items() if isinstance(v, plain)}
-        ),
-        "head": head.name if head else "",
-        "head_options": json.dumps(head.options if head else {}),
-        "num_classes": str(head.num_classes if head else 0),
-        "img_size": "x".join(map(str, cfg["input_size"][1:])),
-        "mean": json.dumps(cfg["mean"]),
-        "std": json.dumps(cfg["std"]),
-    }
+    spec = model_info(backbone.reidzoo_name)
+    state = {k: t.detach().cpu() for k, t in to_official(backbone.state_dict(), backbone).items()}
+    prefix = {"reidzoo": "module.backbone." if "batchnorm" in spec.tags else "backbone.", "solider": "backbone."}
+    state = {prefix.get(spec.release, "") + key: t for key, t in state.items()}
+    ours = {"reidzoo_version": __version__, "model": spec.name, "license": backbone.weights_license}
+    content = {"teacher": state, "reidzoo": ours} if spec.release == "reidzoo" else state
+    path = Path(path)
+    with atomic(path) as temporary:
+        torch.save(content, temporary)
+    return path
 
 
 def _unwrap(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     metadata: dict[str, str] = {}
-    if isinstance(content, dict) and isinstance(arch := getattr(content.get("args"), "arch", None), str):
-        metadata["arch"] = arch
+    if isinstance(content, dict):
+        if isinstance(arch := getattr(content.get("args"), "arch", None), str):
+            metadata["arch"] = arch
+        if isinstance(ours := content.get("reidzoo"), dict):  # of `export_official`
+            metadata |= {str(k): str(v) for k, v in ours.items()}
     while isinstance(content, dict):
         key = next((k for k in _CONTAINERS if isinstance(content.get(k), dict)), None)
         if key is None:
+            if isinstance(content.get("student"), dict):
+                return {}, {**metadata, "container": "student"}
             return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}, metadata
-        content = content[key]
+        metadata["container"], content = key, content[key]
     return {}, metadata
 
 
@@ -217,17 +200,22 @@ def _best_fit(state: dict[str, Tensor], backbone: nn.Module) -> dict[str, Tensor
     from reidzoo.models._keymap import from_official
 
     try:
-        candidates = [state, from_official(state, backbone)]
+        candidates = [from_official(state, backbone), state]  # it also reshapes: on a tie of names it wins
     except UnknownModelError:  # a timm model outside the zoo has one layout
         return state
     return min(candidates, key=lambda c: len(set(c) ^ set(backbone.state_dict())))
 
 
-def _adopt_preprocessing(backbone: Any, metadata: Mapping[str, str]) -> None:
-    """Take over what a file of ours says about the images that its weights were trained on."""
-    if "reidzoo_version" in metadata and hasattr(backbone, "pretrained_cfg"):
+def _adopt(backbone: Any, metadata: Mapping[str, str]) -> None:
+    """Take over what a file says about its terms, and one of ours about the images that it was trained on."""
+    if "reidzoo_version" in metadata:
+        backbone.weights_license = metadata.get("license", "")
+    else:  # somebody else's file: at best the released one
+        name = str(getattr(backbone, "reidzoo_name", ""))
+        backbone.weights_license = model_info(name).license if name in list_models() else ""
+    if "img_size" in metadata and hasattr(backbone, "pretrained_cfg"):
         backbone.pretrained_cfg.update(
-            input_size=(3, *(int(n) for n in metadata["img_size"].split("x"))),
+            input_size=(backbone.pretrained_cfg["input_size"][0], *(int(n) for n in metadata["img_size"].split("x"))),
             mean=tuple(json.loads(metadata["mean"])),
             std=tuple(json.loads(metadata["std"])),
         )
@@ -254,14 +242,3 @@ def _mismatches(state: Mapping[str, Tensor], module: nn.Module) -> list[str]:
 def _listing(kind: str, names: list[str], limit: int = 5) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{len(names)} {kind}: {', '.join(names[:limit])}{more}"
-
-
-def _describe(weights: Weights) -> str:
-    """What a file seems to be, for the message that it is not what was expected."""
-    name = weights.metadata.get("model") or weights.metadata.get("arch")
-    if name:
-        return f"The file says that it holds {name!r}"
-    for signature, family in _SIGNATURES:
-        if any(signature in key for key in weights.tensors):
-            return f"Its tensors look like those of a {family}"
-    return "Its tensors are those of no known backbone"

@@ -13,7 +13,7 @@ import pytest
 
 import reidzoo
 from reidzoo.data import load_dataset
-from reidzoo.weights.official import read_weights
+from reidzoo.weights import read_weights
 
 MODEL = "timm/test_vit"
 

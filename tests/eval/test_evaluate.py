@@ -10,7 +10,7 @@ from reidzoo.data.records import Records
 from reidzoo.errors import DataError, UnknownModelError
 from reidzoo.eval import compute_metrics, evaluate
 from reidzoo.models import create_model
-from reidzoo.weights.official import save_model
+from reidzoo.weights import save_model
 
 
 def mean_colours(records):

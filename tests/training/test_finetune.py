@@ -16,6 +16,7 @@ from reidzoo import finetune, pretrain
 from reidzoo.errors import ConfigError, CorruptImageError, DataError, TrainingError, UnknownModelError
 from reidzoo.training._run import RunFolder
 from reidzoo.training._tracking import read_history
+from reidzoo.weights import read_metadata
 
 MODEL = "timm/test_resnet"
 JOB: dict[str, Any] = {
@@ -80,6 +81,18 @@ def test_pretrained_backbone_is_trained_on(people: Path, tmp_path: Path) -> None
         assert not torch.equal(p, trained[name]), name
     again = reidzoo.create_model(f"local-dir:{tmp_path / 'pre'}").state_dict()
     assert all(torch.equal(again[k], v) for k, v in pre.model.state_dict().items())
+
+
+def test_the_licence_of_the_weights_goes_along(people: Path, tmp_path: Path) -> None:
+    """What was derived from licensed weights is under their licence, through both stages and from file to file."""
+    model = reidzoo.create_model(MODEL, img_size=(32, 16))
+    assert model.weights_license == ""
+    model.weights_license = "reidzoo"
+    pre = pretrain(model, f"folder:{people}", output_dir=tmp_path / "pre", **PRE)
+    read_back = reidzoo.create_model(f"local-dir:{tmp_path / 'pre'}")
+    fine = finetune(read_back, f"folder:{people}", output_dir=tmp_path / "fine", **{**JOB, "epochs": 1})
+    assert pre.model.weights_license == read_back.weights_license == fine.model.backbone.weights_license == "reidzoo"
+    assert read_metadata(fine.checkpoint)["license"] == "reidzoo"
 
 
 def test_micro_batches_add_up(people: Path, tmp_path: Path) -> None:

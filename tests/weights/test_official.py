@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import pickle
 import subprocess
@@ -94,7 +95,7 @@ def test_both_spellings_of_numpy_scalars(module, tmp_path):
     (tmp_path / "x.pth").write_bytes(raw.replace(written + b"\n", module.encode() + b"\n"))
     weights = read_weights(tmp_path / "x.pth")
     assert list(weights.tensors) == ["backbone.w"]
-    assert weights.metadata == {"arch": "resnet50"}
+    assert weights.metadata == {"arch": "resnet50", "container": "teacher"}
 
 
 class Bomb:
@@ -105,16 +106,79 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
+class Hidden(argparse.Namespace):
+    """Looks like the settings of the official training, and is another class."""
+
+
+class State:
+    """Runs code when its state is set."""
+
+    def __setstate__(self, state):
+        os.mkdir(state["path"])
+
+
+class Call:
+    """Anything callable, with any arguments."""
+
+    def __init__(self, function, *args):
+        self.reduced = function, args
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def state_of(path):
+    hidden = State()
+    hidden.__dict__["path"] = str(path)
+    return hidden
+
+
+HIDING_PLACES = {
+    "beside the weights": lambda bomb: {"teacher": {"w": torch.ones(1)}, "x": bomb},
+    "in args": lambda bomb: {"teacher": {"w": torch.ones(1)}, "args": argparse.Namespace(arch="resnet50", lr=bomb)},
+    "as args": lambda bomb: {"teacher": {"w": torch.ones(1)}, "args": bomb},
+    "in the optimizer": lambda bomb: {"teacher": {"w": torch.ones(1)}, "optimizer": {"param_groups": [{"lr": bomb}]}},
+    "among the tensors": lambda bomb: {"teacher": {"w": torch.ones(1), "v": bomb}},
+    "in a list in a list": lambda bomb: [[[bomb]]],
+}
+
+
 @pytest.mark.parametrize("zipped", [True, False])
-def test_pickle_that_would_run_code_is_refused(zipped, tmp_path):
+@pytest.mark.parametrize("place", HIDING_PLACES)
+def test_pickle_that_would_run_code_is_refused(place, zipped, tmp_path):
     trap = tmp_path / "ran"
-    torch.save(
-        {"teacher": {"w": torch.ones(1)}, "args": Bomb(trap)}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped
-    )
+    content = HIDING_PLACES[place](Bomb(trap))
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointError, match=r"refused.*mkdir.*Nothing was executed"):
         read_weights(tmp_path / "x.pth")
-    with pytest.raises(CheckpointError):
-        reidzoo.create_model("ghostnet_0_5", weights=tmp_path / "x.pth")
+    for reader in (lambda p: reidzoo.create_model("ghostnet_0_5", weights=p), reidzoo.weights.import_official):
+        with pytest.raises(CheckpointError):
+            reader(tmp_path / "x.pth")
+    assert not trap.exists()
+    torch.load(tmp_path / "x.pth", weights_only=False)
+    assert trap.exists()  # the file does what it was made for, where it is let
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda trap: Call(eval, f"__import__('os').mkdir({str(trap)!r})"),
+        lambda trap: Call(getattr, Call(__import__, "os"), "mkdir"),
+        lambda trap: Call(functools.partial, os.mkdir, str(trap)),
+        lambda trap: Call(torch.load, str(trap)),
+        lambda trap: state_of(trap),
+        lambda trap: Hidden(arch="resnet50"),
+        lambda trap: np.array([1.0], dtype=object),
+        lambda trap: Call(np.float64(0).__reduce__()[0], np.dtype("f8"), b"123"),
+        lambda trap: Call(np.float64(0).__reduce__()[0], np.dtype("S4"), b"abcd"),
+    ],
+    ids=["eval", "getattr", "partial", "torch.load", "setstate", "subclass", "object array", "short scalar", "bytes"],
+)
+def test_nothing_but_what_weights_need_is_built(make, tmp_path):
+    trap = tmp_path / "ran"
+    torch.save({"teacher": {"w": torch.ones(1)}, "args": make(trap)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"refused|safely"):
+        read_weights(tmp_path / "x.pth")
     assert not trap.exists()
 
 
@@ -201,7 +265,8 @@ def test_checkpoint_of_another_model_is_recognised(network, tmp_path):
 
 
 def test_signatures_name_all_families():
-    from reidzoo.weights.official import Weights, _describe
+    from reidzoo.weights._identify import describe
+    from reidzoo.weights.official import Weights
 
     words = {"resnet": "ResNet", "resnet_ibn": "ResNet-IBN", "vit": "convolution stem", "volo": "VOLO", "swin": "Swin"}
     words |= {
@@ -210,13 +275,16 @@ def test_signatures_name_all_families():
         "edgenext": "EdgeNeXt",
         "convnext": "ConvNeXt",
         "ghostnet": "GhostNet",
+        "vit_plain": " ViT",
+        "pass_vit": "PASS ViT",
+        "solider": "SOLIDER Swin",
     }
     one_each = {reidzoo.model_info(name).family: name for name in reidzoo.list_models()}
     for name in one_each.values():
         with torch.device("meta"):
             model = reidzoo.create_model(name)
         for state in (model.state_dict(), to_official(model.state_dict(), model)):
-            assert _describe(Weights(state, {})).endswith(words[reidzoo.model_info(name).family]), name
+            assert describe(Weights(state, {})).endswith(words[reidzoo.model_info(name).family]), name
 
 
 def test_damaged_numbers(network, tmp_path):

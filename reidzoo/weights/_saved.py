@@ -1,0 +1,95 @@
+"""Our own files: safetensors with a header that says what they hold and how to build it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from reidzoo._files import atomic
+from reidzoo.errors import CheckpointError
+from reidzoo.weights._files import find_file, is_safetensors, read_safetensors
+
+
+def save_model(model: nn.Module, path: str | Path, **metadata: Any) -> Path:
+    """Write `model` as safetensors with a header from which ``create_model("local-dir:...")`` rebuilds it.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+        model: A model of `create_model`; of another module, the file keeps the tensors but not how to build it.
+        path: The file (``.safetensors``), or a folder, which gets a ``model.safetensors``.
+        **metadata: Further header entries, stored as strings, e.g. ``method="cion"``.
+
+    Returns:
+        The path of the file.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        path = path / "model.safetensors"
+    header = {**header_of(model), **{key: str(value) for key, value in metadata.items()}}
+    write_safetensors({key: t.detach().cpu() for key, t in model.state_dict().items()}, path, header)
+    return path
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    """Write tensors and a header; the file appears under its name only when it is complete.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with atomic(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        try:
+            save_file({key: t.contiguous() for key, t in tensors.items()}, temporary, metadata=header)
+        except SafetensorError as e:
+            raise OSError(f"{path} cannot be written: {e}") from e
+        temporary.chmod(mode)  # safetensors leaves its files readable by their owner only
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read the header of a file of `save_model`; the tensors are not touched.
+
+    Raises:
+        WeightsNotFoundError: Nothing at `path`.
+        CheckpointError: Not a file of ours.
+    """
+    path = find_file(path)
+    metadata = read_safetensors(path, tensors=False)[1] if is_safetensors(path) else {}
+    if "reidzoo_version" not in metadata:
+        raise CheckpointError(
+            f"{path} has no reidzoo header, so it does not say which model it holds. Name the model: "
+            f"reidzoo.create_model('resnet50', weights={str(path)!r})"
+        )
+    return metadata
+
+
+def header_of(model: Any) -> dict[str, str]:
+    """What a file of ours says about the model in it: enough to build it again."""
+    from reidzoo import __version__
+    from reidzoo.models.heads import ReIDModel
+
+    head = model.head if isinstance(model, ReIDModel) else None
+    backbone: Any = model.backbone if isinstance(model, ReIDModel) else model
+    cfg = backbone.pretrained_cfg
+    plain = (bool, int, float, str, list, tuple, type(None))
+    return {
+        "reidzoo_version": __version__,
+        "model": getattr(backbone, "reidzoo_name", ""),
+        "timm_kwargs": json.dumps(
+            {k: v for k, v in getattr(backbone, "reidzoo_kwargs", {}).items() if isinstance(v, plain)}
+        ),
+        "head": head.name if head else "",
+        "head_options": json.dumps(head.options if head else {}),
+        "num_classes": str(head.num_classes if head else 0),
+        "img_size": "x".join(map(str, cfg["input_size"][1:])),
+        "mean": json.dumps(cfg["mean"]),
+        "std": json.dumps(cfg["std"]),
+        "license": getattr(backbone, "weights_license", ""),
+    }
