@@ -1,13 +1,16 @@
 """reidzoo: person re-identification backbones, pre-training, fine-tuning and evaluation.
 
-Names are imported on first use (PEP 562), so ``import reidzoo`` and ``reidzoo.list_models()`` do not import torch.
+Names are imported on first use (PEP 562), so ``import reidzoo`` and ``reidzoo.list_models()`` do not import torch. Once
+timm is imported, it knows the zoo's models as ``reidzoo_<name>``.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from reidzoo._after_import import after_import as _after_import
+from reidzoo._lazy import lazy
 from reidzoo._version import __version__
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from reidzoo.training._run import TrainResult
     from reidzoo.training.finetune import finetune
     from reidzoo.training.pretrain import pretrain
+    from reidzoo.weights import from_pretrained, licenses, push_to_hub, save_pretrained
 
 _EXPORTS = {
     "create_model": "models",
@@ -40,6 +44,10 @@ _EXPORTS = {
     "finetune": "training.finetune",
     "TrainResult": "training._run",
     "ReidzooError": "errors",
+    "from_pretrained": "weights",
+    "licenses": "weights",
+    "push_to_hub": "weights",
+    "save_pretrained": "weights",
 }
 _SUBMODULES = ("data", "errors", "eval", "models", "training", "weights")
 
@@ -57,20 +65,18 @@ __all__ = [
     "evaluate",
     "extract_features",
     "finetune",
+    "from_pretrained",
+    "licenses",
     "list_models",
     "load_dataset",
     "model_info",
     "pretrain",
+    "push_to_hub",
+    "save_pretrained",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(f"reidzoo.{_EXPORTS[name]}"), name)
-    if name in _SUBMODULES:
-        return import_module(f"reidzoo.{name}")
-    raise AttributeError(f"module 'reidzoo' has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _EXPORTS, _SUBMODULES)
 
 
-def __dir__() -> list[str]:
-    return sorted({*__all__, *_SUBMODULES})
+_after_import("timm", lambda: import_module("reidzoo.models._timm_door").register())

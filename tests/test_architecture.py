@@ -17,12 +17,14 @@ PACKAGE = Path(reidzoo.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms, and the rooms that each may import. Every file of the package is in one of them.
-BASE = {"errors", "_env", "_logging", "_optional", "_registry", "_files", "_version"}
+BASE = {"errors", "_env", "_logging", "_optional", "_registry", "_files", "_lazy", "_version"}
 MAY_IMPORT = {
     "errors": set(),
     "_env": set(),
     "_files": set(),
     "_version": set(),
+    "_lazy": set(),
+    "_after_import": set(),
     "_logging": {"_env"},
     "_optional": {"errors"},
     "_registry": {"errors"},
@@ -34,7 +36,7 @@ MAY_IMPORT = {
     "export": BASE | {"models", "weights", "eval"},
     "integrations": BASE | {"models", "weights", "eval"},
     "cli": BASE | {"data", "models", "weights", "eval", "training", "export", "integrations"},
-    "__init__": BASE | {"data", "models", "weights", "eval", "training"},  # the table of contents
+    "__init__": BASE | {"_after_import", "data", "models", "weights", "eval", "training"},  # the table of contents
 }
 # The one exception: create_model(weights=...) reads a file, and does so inside a function.
 LAZY = {("models/_factory.py", "weights")}

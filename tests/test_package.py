@@ -27,7 +27,7 @@ def heavy_after(code: str) -> set[str]:
     "code",
     [
         "import reidzoo",
-        "import reidzoo; assert len(reidzoo.list_models()) == 32; reidzoo.model_info('resnet50_ibn')",
+        "import reidzoo; assert len(reidzoo.list_models(tag='reidzoo')) == 32; reidzoo.model_info('resnet50_ibn')",
         "import reidzoo; reidzoo.ReidzooError",
         "import reidzoo.training.methods, reidzoo.training.configs",
         "from reidzoo.cli.main import main; assert main(['models']) == 0",
