@@ -15,6 +15,7 @@ from typing import Any
 from reidzoo import _env
 from reidzoo._version import __version__
 from reidzoo.cli._table import pairs
+from reidzoo.errors import ReidzooError
 
 # Distribution -> module, of what `pip install reidzoo` brings.
 _CORE = {
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         "extras": {name: _extra(name, extra) for name, extra in _OPTIONAL.items()},
         "devices": _devices(),
         "folders": {"data (REIDZOO_DATA)": _folder(_env.data_root()), "home (REIDZOO_HOME)": _folder(_env.home())},
+        "weights": _weights(),
+        "licences": _licenses(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith("REIDZOO_") or k in _VARIABLES},
     }
     if args.json:
@@ -103,6 +106,24 @@ def _devices() -> dict[str, str]:
         return found
     found["faiss build"] = f"{faiss.get_compile_options().strip()}, {faiss.omp_get_max_threads()} threads"
     return found
+
+
+def _weights() -> dict[str, str]:
+    from reidzoo.weights import store
+
+    try:
+        entries = store.entries()
+    except (ReidzooError, OSError) as e:
+        return {"store": f"BROKEN: {e}"}
+    size = sum(entry.size for entry in entries) / 1e6
+    return {"store": f"{store.folder()}: {len(entries)} backbones, {size:,.0f} MB", "hub": _env.hub_repo() or "none"}
+
+
+def _licenses() -> dict[str, str]:
+    from reidzoo.weights import licenses
+
+    accepted = {license_id: licenses.accepted(license_id) for license_id in licenses.LICENSES}
+    return {license_id: f"accepted {a.accepted_at}" if a else "not accepted" for license_id, a in accepted.items()}
 
 
 def _folder(path: Path) -> str:

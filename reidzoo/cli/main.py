@@ -21,6 +21,8 @@ from reidzoo.errors import ReidzooError, did_you_mean
 COMMANDS = {
     "models": "list the backbones with their sizes and published results",
     "info": "all that is known about one backbone",
+    "weights": "the released weights on this machine: import, list, verify, export",
+    "license": "terms of other people's weights and data: read, accept",
     "demo": "the whole job on drawn people: pre-train, fine-tune, evaluate",
     "data": "list, check or draw data sets",
     "pretrain": "pre-train a backbone on images grouped by person",

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from reidzoo.cli._table import table
 from reidzoo.errors import UnknownModelError, did_you_mean
 from reidzoo.models import ModelSpec, list_models, model_info
+from reidzoo.weights import store
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,19 +28,28 @@ def run(args: argparse.Namespace) -> int:
         raise UnknownModelError(f"No model matches {args.pattern!r}.{did_you_mean(args.pattern, list_models())}")
     specs = [model_info(name) for name in names]
     if args.json:
-        print(json.dumps([{**asdict(s), "results": [asdict(r) for r in s.results]} for s in specs], indent=2))
+        print(json.dumps([as_json(spec) for spec in specs], indent=2))
         return 0
     header = ["model", "family", "params M", "FLOPs G", "dim", "input", "Market mAP", "Rank-1", "MSMT mAP", "Rank-1"]
-    print(table(header, map(_row, specs)))
-    print("\nPublished results in percent: CION pre-training, then TransReID's fine-tuning. More: reidzoo info NAME")
+    print(table([*header, "weights"], map(_row, specs)))
+    print("\nPublished results in percent: the released weights after TransReID's fine-tuning at this input size.")
+    print("weights: whether the released file is in the local store. More: reidzoo info NAME, reidzoo weights --help")
     return 0
+
+
+def as_json(spec: ModelSpec) -> dict[str, object]:
+    """All facts of a backbone, its published results, and where its weights are."""
+    entry = store.find(spec.name)
+    return {**asdict(spec), "results": [asdict(r) for r in spec.results], "weights": str(entry.path) if entry else None}
 
 
 def _row(spec: ModelSpec) -> list[object]:
     _, height, width = spec.input_size
-    facts = [spec.name, spec.family, f"{spec.params_m:.2f}", f"{spec.flops_g:.2f}", spec.embed_dim, f"{height}x{width}"]
+    flops = None if spec.flops_g is None else f"{spec.flops_g:.2f}"
+    facts = [spec.name, spec.family, f"{spec.params_m:.2f}", flops, spec.embed_dim, f"{height}x{width}"]
     # Of several published methods, the one that all backbones have been through.
-    result = next((r for r in spec.results if r.method == "transreid"), None)
-    if result is None:
-        return [*facts, None, None, None, None]
-    return [*facts, result.market_map, result.market_r1, result.msmt_map, result.msmt_r1]
+    results = (r for r in spec.results if r.method == "transreid" and r.img_size == (height, width))
+    result = next(results, None)
+    published = [result.market_map, result.market_r1, result.msmt_map, result.msmt_r1] if result else [None] * 4
+    entry = store.find(spec.name)
+    return [*facts, *published, None if entry is None else "linked" if entry.linked else "here"]

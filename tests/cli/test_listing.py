@@ -25,15 +25,18 @@ def test_models_shows_the_zoo_with_the_published_numbers(cli):
     assert list(shown) == reidzoo.list_models()
     table = csv.DictReader(resources.files("reidzoo").joinpath("models/reidzoo_results.csv").read_text().splitlines())
     published = {row["model"]: row for row in table if row["method"] == "transreid"}
-    for name, cells in shown.items():
-        spec = reidzoo.model_info(name)
+    for name in reidzoo.list_models(tag="reidzoo"):
+        cells, spec = shown[name], reidzoo.model_info(name)
         row = published[spec.published_name]
         assert cells[0] == spec.family
         assert cells[3:] == [
             str(spec.embed_dim),
             "256x128",
             *(row[k] for k in ("market_map", "market_r1", "msmt_map", "msmt_r1")),
+            "-",
         ]
+    assert shown["transreid_ssl_vit_small"][5:9] == ["91.2", "95.8", "66.3", "84.8"]
+    assert shown["transreid_ssl_vit_base_ics"][5:9] == ["-"] * 4  # published at another input size alone
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_models_shows_the_zoo_with_the_published_numbers(cli):
     [
         (["ibn"], reidzoo.list_models("*ibn*")),
         (["resnet*0"], ["resnet50"]),
-        (["--family", "vit"], ["vit_tiny", "vit_small", "vit_base"]),
+        (["--family", "volo"], ["volo_d1", "volo_d2", "volo_d3"]),
         (["--tag", "mobile"], reidzoo.list_models(tag="mobile")),
     ],
 )
@@ -66,7 +69,16 @@ def test_models_without_a_match(cli):
 
 def test_info(cli):
     out = cli("info", "ResNet50_IBN").out
-    for fact in ("resnet50_ibn", "2048", "23.51", "256x128", "93.7", "93.3", "ResNet50_IBN.pth", "not shipped"):
+    for fact in (
+        "resnet50_ibn",
+        "2048",
+        "23.51",
+        "256x128",
+        "93.7",
+        "93.3",
+        "ResNet50_IBN.pth",
+        "license show",
+    ):
         assert fact in out
     facts = json.loads(cli("info", "resnet50_ibn", "--json").out)
     assert facts["embed_dim"] == 2048
