@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -52,29 +52,45 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def color_jitter(
-    x: Tensor, rng: np.random.Generator, *, brightness: float, contrast: float, saturation: float, hue: float
-) -> Tensor:
-    """Change brightness, contrast, saturation and hue in random order, as torchvision's ColorJitter does.
+class Jitter(NamedTuple):
+    """How the colours of an image change."""
+
+    factors: tuple[float, float, float]  # of brightness, contrast and saturation
+    shift: float  # of the hue, in turns of the colour circle
+    order: tuple[int, ...]  # of the four steps: brightness 0, contrast 1, saturation 2, hue 3
+
+
+def draw_jitter(
+    rng: np.random.Generator, *, brightness: float, contrast: float, saturation: float, hue: float
+) -> Jitter:
+    """Draw what torchvision's ColorJitter draws.
 
     Args:
-        x: (3, H, W) float32 in [0, 255]; may be overwritten.
         rng: source of order and strengths.
         brightness: the factor is uniform in 1 - brightness .. 1 + brightness; likewise `contrast` and `saturation`.
         contrast: see above.
         saturation: see above.
         hue: the shift is uniform in -hue .. hue turns of the colour circle.
+    """
+    first, second, third = (rng.uniform(1 - strength, 1 + strength) for strength in (brightness, contrast, saturation))
+    return Jitter((first, second, third), rng.uniform(-hue, hue), tuple(rng.permutation(4).tolist()))
+
+
+def color_jitter(x: Tensor, jitter: Jitter) -> Tensor:
+    """Change brightness, contrast, saturation and hue, as torchvision's ColorJitter does.
+
+    Args:
+        x: (3, H, W) float32 in [0, 255]; may be overwritten.
+        jitter: strengths and order.
 
     Returns:
         (3, H, W) float32 in [0, 255], clipped after each of the four steps.
     """
-    factors = [rng.uniform(1 - strength, 1 + strength) for strength in (brightness, contrast, saturation)]
-    shift = rng.uniform(-hue, hue)
-    for step in rng.permutation(4).tolist():
+    for step in jitter.order:
         if step == 3:
-            x = adjust_hue(x, shift)
+            x = adjust_hue(x, jitter.shift)
             continue
-        factor = factors[step]
+        factor = jitter.factors[step]
         x.mul_(factor)
         if step == 1:  # blend with the mean grey; summed by NumPy, whose order does not depend on threads
             x.add_((1 - factor) / factor * float(luma(x).numpy().mean()))
@@ -121,7 +137,7 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
         x: (C, H, W) float.
         sigma: standard deviation in pixels.
     """
-    kernel = _blur_kernel(sigma)
+    kernel = blur_kernel(sigma)
     r = len(kernel) // 2
     height, width = x.shape[-2:]
     padded = F.pad(x[None], (r, r, r, r), mode="replicate")[0]
@@ -134,7 +150,8 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
     return out
 
 
-def _blur_kernel(sigma: float) -> list[float]:
+def blur_kernel(sigma: float) -> list[float]:
+    """The weights of `gaussian_blur`, symmetric and of odd number."""
     variance = sigma**2 / 3  # of each of the three boxes
     whole = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     edge = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))

@@ -16,11 +16,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from reidzoo.data import _batch_ops
 from reidzoo.data._pixel_ops import (
+    Jitter,
     Range,
     Size,
+    blur_kernel,
     color_jitter,
     crop_box,
+    draw_jitter,
     gaussian_blur,
     luma,
     random_erasing,
@@ -45,6 +49,25 @@ class _View(NamedTuple):
     solarize: float  # probability
 
 
+class _Draw(NamedTuple):
+    """What happens to one view of one image."""
+
+    box: tuple[int, int, int, int]  # top, left, height, width
+    flip: bool
+    jitter: Jitter | None
+    grey: bool
+    sigma: float  # of the blur, 0 for none
+    solarize: bool
+
+    def row(self) -> list[float]:
+        """The colour operations as the numbers that `MultiCrop.finish` wants."""
+        jitter = self.jitter or Jitter((1.0, 1.0, 1.0), 0.0, (0, 1, 2, 3))
+        kernel = blur_kernel(self.sigma) if self.sigma else [1.0]
+        half = kernel[len(kernel) // 2 :]
+        half += [0.0] * (_batch_ops.TAPS - len(half))
+        return [*jitter.factors, jitter.shift, *jitter.order, self.grey, self.solarize, *half]
+
+
 class MultiCrop:
     """Two global and several local views of an image, as in CION (Zuo et al., NeurIPS 2024), which follows DINO.
 
@@ -52,6 +75,8 @@ class MultiCrop:
     saturation 0.2 and hue 0.1 in random order (p 0.8), grey (p 0.2), Gaussian blur of sigma 0.1 to 2.0 pixels (p 1.0 in
     the first global view, 0.1 in the second, 0.5 in local ones), solarisation above 128 (p 0.2, in the second global
     view only), normalisation. The distributions are those of the torchvision transforms on PIL images.
+
+    With `deferred`, everything behind the flip is left to `finish`, which does it for a whole batch on its device.
 
     Args:
         global_size: (height, width) of the global views.
@@ -63,6 +88,7 @@ class MultiCrop:
         local_scale: range of a local crop's share of the image's area.
         ratio: range of width / height of all crops. None: the published one for global sizes 224x224, 256x128 and
             384x128; 0.8 to 1.2 times the global views' ratio for others.
+        deferred: leave colours, blur and normalisation to `finish`.
 
     Raises:
         ConfigError: A size or a range makes no sense.
@@ -79,7 +105,9 @@ class MultiCrop:
         global_scale: Range = (0.8, 1.0),
         local_scale: Range = (0.05, 0.8),
         ratio: Range | None = None,
+        deferred: bool = False,
     ) -> None:
+        self.deferred = deferred
         large, small = _size("global_size", global_size), _size("local_size", local_size)
         aspect = large[1] / large[0]
         self.ratio = ratio or _RATIOS.get(large, (0.8 * aspect, 1.2 * aspect))
@@ -97,24 +125,59 @@ class MultiCrop:
         )
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> list[Tensor]:
-        """Return the views [g1, g2, l1, ...], each (3, height, width) float32, normalised."""
-        pixels, rng = to_pixels(image), _generator(rng)
-        return [self._make(view, pixels, rng) for view in self.views]
+        """Return the views [g1, g2, l1, ...], each (3, height, width) float32, normalised.
 
-    def _make(self, view: _View, pixels: Tensor, rng: np.random.Generator) -> Tensor:
-        top, left, height, width = crop_box(pixels.shape[1], pixels.shape[2], view.scale, self.ratio, rng)
-        x = resize(pixels[:, top : top + height, left : left + width], view.size, "bicubic")
-        if rng.random() < 0.5:
-            x = x.flip(-1)
-        x = x.to(torch.float32, memory_format=torch.contiguous_format)
-        if rng.random() < 0.8:
-            x = color_jitter(x, rng, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-        if rng.random() < 0.2:
+        With `deferred`: the same views as uint8 pixels, and behind them the draws (V, 17) that `finish` takes.
+        """
+        pixels, rng = to_pixels(image), _generator(rng)
+        draws = [self._draw(view, pixels.shape[1], pixels.shape[2], rng) for view in self.views]
+        crops = [_cut(pixels, view.size, draw) for view, draw in zip(self.views, draws, strict=True)]
+        if self.deferred:
+            return [*(crop.contiguous() for crop in crops), torch.tensor([draw.row() for draw in draws])]
+        return [self._color(crop, draw) for crop, draw in zip(crops, draws, strict=True)]
+
+    def finish(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Make the views of a batch that was loaded with `deferred`, on the device that it is on.
+
+        Args:
+            views: per view (B, 3, height, width) uint8, and behind them the draws (B, V, 17).
+
+        Returns:
+            What the transform gives without `deferred`: per view (B, 3, height, width) float32.
+        """
+        *crops, draws = views
+        return [self._color_batch(crop.float(), draws[:, i]) for i, crop in enumerate(crops)]
+
+    def _draw(self, view: _View, height: int, width: int, rng: np.random.Generator) -> _Draw:
+        return _Draw(
+            box=crop_box(height, width, view.scale, self.ratio, rng),
+            flip=rng.random() < 0.5,
+            jitter=draw_jitter(rng, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+            if rng.random() < 0.8
+            else None,
+            grey=rng.random() < 0.2,
+            sigma=rng.uniform(0.1, 2.0) if rng.random() < view.blur else 0.0,
+            solarize=rng.random() < view.solarize,
+        )
+
+    def _color(self, crop: Tensor, draw: _Draw) -> Tensor:
+        x = crop.to(torch.float32, memory_format=torch.contiguous_format)
+        if draw.jitter:
+            x = color_jitter(x, draw.jitter)
+        if draw.grey:
             x = luma(x).expand(3, -1, -1).contiguous()
-        if rng.random() < view.blur:
-            x = gaussian_blur(x, rng.uniform(0.1, 2.0))
-        if rng.random() < view.solarize:
+        if draw.sigma:
+            x = gaussian_blur(x, draw.sigma)
+        if draw.solarize:
             x = torch.where(x < 127.5, x, 255 - x)
+        return self.normalize(x)
+
+    def _color_batch(self, x: Tensor, draws: Tensor) -> Tensor:
+        factors, shift, order, grey, solarize, kernels = torch.split(draws, [3, 1, 4, 1, 1, _batch_ops.TAPS], dim=1)
+        x = _batch_ops.color_jitter(x, factors, shift[:, 0], order)
+        x = torch.where(grey.view(-1, 1, 1, 1) > 0, _batch_ops.luma(x), x)
+        x = _batch_ops.gaussian_blur(x, kernels)
+        x = torch.where((solarize.view(-1, 1, 1, 1) > 0) & (x >= 127.5), 255 - x, x)
         return self.normalize(x)
 
 
@@ -194,7 +257,14 @@ class _Normalize:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        return x.mul_(self.scale).add_(self.bias)
+        scale, bias = self.scale.to(x.device), self.bias.to(x.device)
+        return x.mul_(scale).add_(bias)
+
+
+def _cut(pixels: Tensor, size: Size, draw: _Draw) -> Tensor:
+    top, left, height, width = draw.box
+    x = resize(pixels[:, top : top + height, left : left + width], size, "bicubic")
+    return x.flip(-1) if draw.flip else x
 
 
 def _generator(rng: np.random.Generator | None) -> np.random.Generator:

@@ -19,7 +19,7 @@ from torchvision.transforms import functional as TF
 from reidzoo.data import _pixel_ops as ops
 from reidzoo.data.transforms import IMAGENET_MEAN as MEAN
 from reidzoo.data.transforms import IMAGENET_STD as STD
-from reidzoo.data.transforms import EvalTransform, MultiCrop, TrainTransform
+from reidzoo.data.transforms import EvalTransform, MultiCrop, TrainTransform, _cut
 from reidzoo.errors import ConfigError
 
 BICUBIC = T.InterpolationMode.BICUBIC
@@ -82,9 +82,8 @@ def test_color_jitter_is_torchvisions(seed: int) -> None:
     expected = as_float(picture()) / 255
     for step in rng.permutation(4):
         expected = steps[step](expected, values[step])
-    got = ops.color_jitter(
-        as_float(picture()), np.random.default_rng(seed), brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1
-    )
+    jitter = ops.draw_jitter(np.random.default_rng(seed), brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    got = ops.color_jitter(as_float(picture()), jitter)
     assert (got / 255 - expected).abs().max() < 2e-3
 
 
@@ -200,7 +199,13 @@ def test_views_have_the_published_distribution(
     crops = MultiCrop((64, 32), (32, 16), 1, ratio=(0.4, 0.6))
     rng = np.random.default_rng(0)
     torch.manual_seed(0)
-    mine = np.array([statistics(crops._make(crops.views[which], ops.to_pixels(image), rng)) for _ in range(n)])
+
+    def make() -> torch.Tensor:
+        pixels, view = ops.to_pixels(image), crops.views[which]
+        draw = crops._draw(view, *pixels.shape[1:], rng)
+        return crops._color(_cut(pixels, view.size, draw), draw)
+
+    mine = np.array([statistics(make()) for _ in range(n)])
     theirs = np.array([statistics(reference(image)) for _ in range(n)])
     error = np.hypot(mine.std(0), theirs.std(0)) / math.sqrt(n)
     # 4.5 standard errors, and half a grey level for what Pillow rounds.
@@ -254,6 +259,19 @@ def test_views_shapes_order_and_reproducibility() -> None:
     again = pickle.loads(pickle.dumps(crops))(picture(), np.random.default_rng(5))
     assert all(torch.equal(a, b) for a, b in zip(views, again, strict=True))
     assert not torch.equal(views[0], views[1])
+
+
+def test_colours_of_a_batch_are_those_of_each_image() -> None:
+    """What is left to the device gives what the loader's processes would have given, for the same draws."""
+    options = {"global_size": (64, 32), "local_size": (32, 16), "local_crops": 3}
+    images = [picture(), picture().rotate(90, expand=True), *(picture().crop((0, 0, 40 + i, 90)) for i in range(30))]
+    direct = [MultiCrop(**options)(image, np.random.default_rng(i)) for i, image in enumerate(images)]
+    late = MultiCrop(**options, deferred=True)
+    rows = [late(image, np.random.default_rng(i)) for i, image in enumerate(images)]
+    assert all(view.dtype == torch.uint8 for row in rows for view in row[:-1])
+    batch = [torch.stack(column) for column in zip(*rows, strict=True)]
+    for i, view in enumerate(late.finish(batch)):
+        torch.testing.assert_close(view, torch.stack([views[i] for views in direct]), rtol=0, atol=1e-3)
 
 
 def test_views_do_not_depend_on_the_number_of_threads() -> None:

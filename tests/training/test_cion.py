@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 import reidzoo
+from reidzoo.data.loaders import SampleKey
 from reidzoo.models import DINOHead, from_official, to_official
 from reidzoo.training._distributed import World
 from reidzoo.training._engine import Progress
@@ -128,6 +130,21 @@ def step(method: CION, progress: Progress) -> None:
     method.before_step(progress)
     method.optimizer.step()
     method.after_step(progress)
+
+
+def test_colours_on_the_device_give_the_same_loss(method: CION) -> None:
+    """On a GPU the loader sends pixels and draws, and the batch is coloured there: the network sees the same views."""
+    keys = [SampleKey(i, 0, 0) for i in range(8)]
+    losses, pixels = [], []
+    for deferred in (False, True):
+        method.views.deferred = deferred
+        views, pids = default_collate([method.dataset[key] for key in keys])
+        pixels.append(views[0].dtype)
+        torch.manual_seed(0)
+        progress = Progress(epoch=0, iteration=0, iterations=10, step=0)
+        losses.append(float(method.loss(method.network, views, pids, progress)["loss"].detach()))
+    assert pixels == [torch.float32, torch.uint8]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
 def test_teacher_follows_parameters_not_statistics(method: CION) -> None:

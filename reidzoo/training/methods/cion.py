@@ -83,7 +83,7 @@ class CION(Method):
             seed=config.seed,
         )
         pretrained_cfg: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
-        views = MultiCrop(
+        self.views = MultiCrop(
             config.img_size,
             config.local_size,
             config.local_crops,
@@ -91,8 +91,9 @@ class CION(Method):
             std=pretrained_cfg["std"],
             global_scale=config.global_scale,
             local_scale=config.local_scale,
+            deferred=world.device.type == "cuda",  # decode and crop on the CPU, all else in batches on the GPU
         )
-        self.dataset = ImageDataset(train, views, seed=config.seed)
+        self.dataset = ImageDataset(train, self.views, seed=config.seed)
         self._teacher_logits: list[Tensor] = []
 
     def plan(self, epoch: int) -> np.ndarray:
@@ -112,6 +113,8 @@ class CION(Method):
     def loss(self, network: nn.Module, views: list[Tensor], pids: Tensor, progress: Progress) -> dict[str, Tensor]:
         """Compare what the student says of all views with what the teacher says of the global ones."""
         with torch.no_grad():
+            if self.views.deferred:
+                views = self.views.finish(views)
             teacher = self.teacher(views[:2])
         student = network(views)
         k = self.sampler.num_instances(progress.epoch)
