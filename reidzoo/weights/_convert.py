@@ -110,7 +110,7 @@ def _import_file(file: Path, name: str | None, link: bool, done: Mapping[str, En
         )
     if link:
         return store.link(spec.name, file, license=spec.license)
-    backbone.weights_license = weights.metadata.get("license", spec.license)  # type: ignore[assignment]
+    backbone.weights_license = weights.metadata.get("license") or spec.license  # type: ignore[assignment]
     header = header_of(backbone) | {"layout": "timm", "source": str(file.resolve()), "source_sha256": source_sha256}
     header["content_sha256"] = content_sha256(sorted(state.items()), header)
     with store.writing(spec.name, sum(t.nbytes for t in state.values())) as target:

@@ -80,6 +80,7 @@ def test_info(cli):
         "license show",
     ):
         assert fact in out
+    assert "0.0024 " in cli("info", "vit_base").out  # not 0.0024000000000000002
     facts = json.loads(cli("info", "resnet50_ibn", "--json").out)
     assert facts["embed_dim"] == 2048
     assert {r["method"] for r in facts["results"]} == {"mgn", "transreid"}

@@ -94,6 +94,14 @@ def test_import_of_an_export_is_bit_identical(official_file, tmp_path):
     assert same(reidzoo.create_model(NAME, pretrained=True), model)
 
 
+def test_what_is_imported_is_under_the_licence_of_its_release(tmp_path):
+    """Also where the file says that nobody has a claim on it: the store is for released weights."""
+    from reidzoo.weights import export_official
+
+    import_official(export_official(reidzoo.create_model(NAME), tmp_path / FILE))
+    assert store.find(NAME).license == reidzoo.create_model(NAME, pretrained=True).weights_license == "reidzoo"
+
+
 def test_content_counts_and_not_the_file_name(official_file):
     assert import_official(official_file("resnet18_ibn", "ResNet50.pth"))[0].name == "resnet18_ibn"
     bare = official_file("vit_tiny", "weights.pth", change=lambda c: {"teacher": c["teacher"]})
