@@ -61,20 +61,18 @@ def stream_safetensors(path: Path) -> tuple[Iterator[tuple[str, Tensor]], dict[s
 def _open_safetensors(path: Path) -> tuple[Any, dict[str, str]]:
     """Open a file that another process may replace at any moment.
 
-    safetensors opens a path more than once, for the header and for the data: both must have met the same file.
+    safetensors opens a path once for the header and once for the data. Under the name of an open file (where the system
+    has such names) both meet the same one.
     """
-    for _ in range(1000):
-        try:
-            before = path.stat()
-            file: Any = safe_open(path, framework="pt")
+    try:
+        with path.open("rb") as opened:
+            name = Path(f"/dev/fd/{opened.fileno()}")
+            file: Any = safe_open(name if name.exists() else path, framework="pt")
             for key in list(file.keys())[:1]:
-                file.get_tensor(key)
-            after = path.stat()
-        except (SafetensorError, OSError) as e:
-            raise CheckpointError(f"{path} is damaged or no safetensors file: {e}.{_sniff(path)}") from e
-        if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
+                file.get_tensor(key)  # from here on the data are mapped
             return file, dict(file.metadata() or {})
-    raise CheckpointError(f"{path} is being replaced all the time: stop the processes that write it.")
+    except (SafetensorError, OSError) as e:
+        raise CheckpointError(f"{path} is damaged or no safetensors file: {e}.{_sniff(path)}") from e
 
 
 def read_pickle(path: Path) -> Any:

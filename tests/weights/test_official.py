@@ -170,7 +170,7 @@ def test_pickle_that_would_run_code_is_refused(place, zipped, tmp_path):
         lambda trap: Hidden(arch="resnet50"),
         lambda trap: np.array([1.0], dtype=object),
         lambda trap: Call(np.float64(0).__reduce__()[0], np.dtype("f8"), b"123"),
-        lambda trap: Call(np.float64(0).__reduce__()[0], np.dtype("S4"), b"abcd"),
+        lambda trap: Call(np.float64(0).__reduce__()[0], Call(np.dtype, "S4"), b"abcd"),
     ],
     ids=["eval", "getattr", "partial", "torch.load", "setstate", "subclass", "object array", "short scalar", "bytes"],
 )

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,42 @@ def test_eight_processes_import_and_load_at_once(official_file, home):
     assert set(seen) <= marks
     assert [p.name for p in (home / "weights").iterdir()] == [f"{NAME}.safetensors"]
     store.verify(store.find(NAME))
+
+
+REPLACE = """
+import os, sys, torch
+from safetensors.torch import save
+files = []
+for mark in (0, 1):
+    # Different headers: read with the other file's, the tensor would be found at the wrong place too.
+    header = {"mark": str(mark), "pad": "p" * 64 * mark}
+    files.append(save({"x": torch.full((4,), float(mark))}, metadata=header))
+while True:
+    for content in files:
+        with open(sys.argv[1] + ".next", "wb") as file:
+            file.write(content)
+        os.replace(file.name, sys.argv[1])
+        print(flush=True)
+"""
+
+
+def test_a_file_that_is_replaced_while_it_is_opened(tmp_path):
+    """Header and tensors are of one file, however often another takes its place."""
+    from reidzoo.weights._files import read_safetensors
+
+    target = tmp_path / "x.safetensors"
+    with subprocess.Popen([sys.executable, "-c", REPLACE, str(target)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        reader = threading.Thread(target=process.stdout.read)  # or its pipe fills up
+        reader.start()
+        try:
+            for _ in range(3000):
+                tensors, header = read_safetensors(target)
+                assert tensors["x"].tolist() == [float(header["mark"])] * 4
+        finally:
+            process.kill()
+            reader.join()
 
 
 def test_killed_while_importing(official_file, home):
