@@ -256,10 +256,17 @@ def test_random_weights_are_announced(cli, people):
     assert cli("evaluate", MODEL, f"synthetic:{people}", *options).out == first.out  # and the same ones each time
 
 
-def test_published_weights_that_are_not_here(cli, people):
-    called = cli("evaluate", "resnet50_ibn", f"synthetic:{people}", "--pretrained")
+def test_published_weights_that_are_not_here(cli, people, monkeypatch, tmp_path):
+    """First the terms, then where to get the file."""
+    monkeypatch.setenv("REIDZOO_HOME", str(tmp_path))
+    command = ("evaluate", "resnet50_ibn", f"synthetic:{people}", "--pretrained")
+    called = cli(*command)
     assert called.code == 1
-    assert "ResNet50_IBN.pth" in called.err
+    assert "reidzoo license accept reidzoo" in called.err
+    monkeypatch.setenv("REIDZOO_ACCEPT_LICENSE", "reidzoo")
+    called = cli(*command)
+    assert called.code == 1
+    assert "reidzoo weights import ResNet50_IBN.pth" in called.err
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(cli, crops, tmp_path):
