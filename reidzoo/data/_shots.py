@@ -1,56 +1,22 @@
-"""What there is to draw: the parameters of a synthetic data set, its layouts, and who is seen where and when."""
+"""What there is to draw: the parameters of a synthetic data set, and who is seen where and when."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import numpy as np
 
+from reidzoo.data import (
+    _layouts_camera,  # noqa: F401
+    _layouts_large,  # noqa: F401
+    _layouts_splits,  # noqa: F401
+)
+from reidzoo.data._layouts import LAYOUTS, Shot
 from reidzoo.errors import ConfigError, did_you_mean
 
 _FORMAT = 1  # goes up when the same parameters would give other files
-
-
-class Shot(NamedTuple):
-    """One image to draw."""
-
-    person: int  # who is drawn, also where the label hides it
-    pid: int  # the label: 0 for distractors, -1 for junk
-    camid: int
-    sequence: int  # video of this camera
-    tracklet: int  # of the whole data set
-    step: int  # position in the tracklet
-    frame: int  # of the video
-    split: str  # train, query or gallery
-    role: str  # person, distractor or junk
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a data set of some name keeps its images."""
-
-    path: Callable[[Shot], str]  # relative to the root
-    has_test: bool  # a query and a gallery beside the training images
-    max_cameras: int  # that its file names can tell apart
-
-
-_MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
-
-
-def _market_name(shot: Shot) -> str:
-    pid = "-1" if shot.pid < 0 else f"{shot.pid:04d}"
-    return f"{pid}_c{shot.camid + 1}s{shot.sequence + 1}_{shot.frame:06d}_{shot.step + 1:02d}.jpg"
-
-
-LAYOUTS: dict[str, Layout] = {
-    "market1501": Layout(
-        lambda shot: f"{_MARKET_FOLDERS[shot.split]}/{_market_name(shot)}", has_test=True, max_cameras=9
-    ),
-    "folder": Layout(lambda shot: f"{shot.pid:04d}/{_market_name(shot)}", has_test=False, max_cameras=99),
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +87,8 @@ def plan_shots(recipe: Recipe) -> Iterator[Shot]:
                     split = "train" if person not in tests else "gallery"
                     if split == "gallery" and t * recipe.images + step == query:
                         split = "query"
-                    shot = Shot(person, person + 1, camid, sequence, tracklet, step, start + 8 * step, split, "person")
+                    number, frame = t * recipe.images + step, start + 8 * step
+                    shot = Shot(person, person + 1, camid, sequence, tracklet, step, frame, split, "person", number)
                     if split == "gallery":
                         seen.append(shot)
                     yield shot
@@ -132,8 +99,9 @@ def plan_shots(recipe: Recipe) -> Iterator[Shot]:
         camid, sequence = int(rng.integers(recipe.cameras)), int(rng.integers(recipe.videos))
         clock[camid, sequence] += rng.integers(5, 60)
         frame = int(clock[camid, sequence])
-        yield Shot(recipe.identities + i, 0, camid, sequence, tracklet, 0, frame, "gallery", "distractor")
+        yield Shot(recipe.identities + i, 0, camid, sequence, tracklet, 0, frame, "gallery", "distractor", i)
         tracklet += 1
     for i in range(recipe.junk):
         source = seen[int(rng.integers(len(seen)))]
-        yield source._replace(pid=-1, step=recipe.images + i, role="junk")
+        step = recipe.images + i
+        yield source._replace(pid=-1, step=step, role="junk", number=recipe.tracklets * step)

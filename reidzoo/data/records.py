@@ -6,18 +6,18 @@ A row is one image: its path, its identity (`pid`), its camera (`camid`) and wha
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from reidzoo.data._columns import IntArray as IntArray
+from reidzoo.data._columns import PathColumn as PathColumn
+from reidzoo.data._columns import pack, unpack
 from reidzoo.errors import DataError
-
-IntArray = NDArray[np.int64]
 
 JUNK = -1
 """pid of images that scoring ignores (a bad box on a person who may be the query)."""
@@ -25,72 +25,6 @@ DISTRACTOR = 0
 """pid of gallery images of nobody in the query set, in Market-1501's numbering."""
 NO_CAMERA = -1
 """camid of images whose camera is not known."""
-
-_BLOCK = 1 << 16  # rows gathered at a time: bounds the index arrays of a selection to a few MB
-
-
-class PathColumn(Sequence[str]):
-    """Strings in one byte buffer: string i is ``buffer[offsets[i]:offsets[i + 1]]``.
-
-    File names are bytes to the operating system and need not be valid UTF-8; they make the round trip unchanged.
-
-    Args:
-        buffer: (total bytes,) uint8.
-        offsets: (N + 1,) int64, not decreasing, from 0 to the length of `buffer`.
-    """
-
-    def __init__(self, buffer: NDArray[np.uint8], offsets: IntArray) -> None:
-        self._buffer, self._offsets = buffer, offsets
-
-    @classmethod
-    def from_strings(cls, strings: Iterable[str | os.PathLike[str]]) -> PathColumn:
-        """Pack `strings` in their order."""
-        encoded = [os.fsencode(s) for s in strings]
-        offsets = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum(np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)), out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets)
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> PathColumn: ...
-    def __getitem__(self, index: int | slice) -> str | PathColumn:
-        if isinstance(index, slice):
-            return self.select(np.arange(len(self))[index])
-        i = range(len(self))[index]  # negative indices and IndexError as for any sequence
-        return os.fsdecode(self._buffer[self._offsets[i] : self._offsets[i + 1]].tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), _BLOCK):
-            edges = self._offsets[start : start + _BLOCK + 1].tolist()
-            block = self._buffer[edges[0] : edges[-1]].tobytes()
-            for a, b in pairwise(edges):
-                yield os.fsdecode(block[a - edges[0] : b - edges[0]])
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, PathColumn):
-            return NotImplemented
-        return np.array_equal(self._offsets, other._offsets) and np.array_equal(self._buffer, other._buffer)
-
-    __hash__ = None  # type: ignore[assignment]  # compared by content, like a list
-
-    def __repr__(self) -> str:
-        return f"PathColumn({len(self)} paths, {self._buffer.nbytes + self._offsets.nbytes} bytes)"
-
-    def select(self, index: IntArray) -> PathColumn:
-        """Strings at the positions `index`, in that order, in a new buffer."""
-        starts, lengths = self._offsets[index], self._offsets[index + 1] - self._offsets[index]
-        offsets = np.zeros(len(index) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        buffer = np.empty(offsets[-1], dtype=np.uint8)
-        for a in range(0, len(index), _BLOCK):
-            b = min(a + _BLOCK, len(index))
-            source = np.arange(offsets[a], offsets[b]) + np.repeat(starts[a:b] - offsets[a:b], lengths[a:b])
-            buffer[offsets[a] : offsets[b]] = self._buffer[source]
-        return PathColumn(buffer, offsets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +58,14 @@ class Records:
                     f"{name} {low} at row {int(column.argmin())} ({self.path[int(column.argmin())]}): "
                     f"expected -1 (unknown) or a number from 0."
                 )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack_records, (
+            self.path,
+            pack(self.pid),
+            pack(self.camid),
+            {name: pack(column) for name, column in self.extras.items()},
+        )
 
     @classmethod
     def from_columns(
@@ -206,6 +148,16 @@ class Records:
         return Records(self.path, labels.astype(np.int64), self.camid, self.extras)
 
 
+def _unpack_records(
+    path: PathColumn, pid: tuple[Any, ...], camid: tuple[Any, ...], extras: dict[str, tuple[Any, ...]]
+) -> Records:
+    """Build the records without the checks of a new one, which read whole columns."""
+    records = object.__new__(Records)
+    columns = {"path": path, "pid": unpack(pid), "camid": unpack(camid)}
+    records.__dict__.update(columns, extras={name: unpack(column) for name, column in extras.items()})
+    return records
+
+
 def _integers(name: str, values: ArrayLike) -> IntArray:
     given = np.asarray(values).reshape(-1)
     try:
@@ -228,6 +180,7 @@ class ReIDDataset:
         train: images for training.
         query: images that are searched for.
         gallery: images that are searched through, junk and distractors included.
+        multi_query: further images of the query persons from the query's camera, where the data set has them.
     """
 
     name: str
@@ -235,6 +188,7 @@ class ReIDDataset:
     train: Records
     query: Records
     gallery: Records
+    multi_query: Records = field(default_factory=Records.empty)
 
     def summary(self) -> str:
         """Table of images, identities and cameras per split."""

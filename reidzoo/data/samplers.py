@@ -22,7 +22,7 @@ ShortIds = Literal["replace", "cycle", "drop"]
 CION_INSTANCES = ((0, 2), (40, 4), (60, 6), (80, 8))
 """Images per identity from each epoch on, as in CION (Zuo et al., NeurIPS 2024)."""
 
-_STREAM = 0x5A  # keeps the sampler's random numbers apart from those of other uses of the same seed
+STREAM = 0x5A  # keeps the sampler's random numbers apart from those of other uses of the same seed
 
 
 class GradualIdentitySampler:
@@ -100,13 +100,16 @@ class GradualIdentitySampler:
 
     def _global_plan(self, epoch: int) -> IntArray:
         if self._last is None or self._last[0] != epoch:
-            k = self.num_instances(epoch)
-            rng = np.random.default_rng((self.seed, epoch, _STREAM))
-            queue, start, blocks = self._queues(k, rng)
-            chunks = _draw_chunks(start, blocks, self.batch_size * self.world_size // k, k, rng)
-            images = queue[chunks[:, :, None] + np.arange(k)].reshape(len(chunks), -1)
-            self._last = epoch, np.stack([images, _count_earlier(images)], axis=-1)
+            images = self.draw_pass(self.num_instances(epoch), np.random.default_rng((self.seed, epoch, STREAM)))
+            self._last = epoch, np.stack([images, count_earlier(images)], axis=-1)
         return self._last[1]
+
+    def draw_pass(self, k: int, rng: np.random.Generator) -> IntArray:
+        """One pass through the images, with `k` images per identity: (steps, global batch) int64 rows of `pids`."""
+        queue, start, blocks = self._queues(k, rng)
+        chunks = _draw_chunks(start, blocks, self.batch_size * self.world_size // k, k, rng)
+        images: IntArray = queue[chunks[:, :, None] + np.arange(k)]
+        return images.reshape(len(chunks), -1)
 
     def _queues(self, k: int, rng: np.random.Generator) -> tuple[IntArray, IntArray, IntArray]:
         """The images in the order in which each identity will give them.
@@ -243,7 +246,7 @@ def _positions(begin: IntArray, count: IntArray) -> IntArray:
     return offset + np.arange(len(offset))
 
 
-def _count_earlier(images: IntArray) -> IntArray:
+def count_earlier(images: IntArray) -> IntArray:
     """For every entry, how many entries before it (row by row) are equal."""
     flat = images.reshape(-1)
     earlier = np.zeros(len(flat), dtype=np.int64)

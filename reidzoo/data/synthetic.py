@@ -7,6 +7,7 @@ the same bytes for any number of workers. No picture shows, or was made from, a 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import shutil
@@ -16,12 +17,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from reidzoo._logging import progress
 from reidzoo.data._drawing import Pose
+from reidzoo.data._layouts import LAYOUTS, Shot
 from reidzoo.data._person import Person
 from reidzoo.data._scenes import camera, shoot
-from reidzoo.data._shots import LAYOUTS, Recipe, Shot, plan_shots
+from reidzoo.data._shots import Recipe, plan_shots
 from reidzoo.errors import DataError
 
 _COLUMNS = ("path", "pid", "camid", "video", "tracklet", "split", "role")
@@ -55,9 +58,10 @@ def write_synthetic(
         out_dir: Folder to make. It appears under this name when it is complete.
         identities: Number of labelled people.
         train_identities: How many of them are for training, where the layout has a test set; by default half.
-        layout: ``"market1501"``, or ``"folder"``: one folder per identity, all for training.
+        layout: ``"market1501"``, ``"folder"`` (one folder per identity, all for training), or that of another data set;
+            ``reidzoo data synth --help`` lists them. Images that a layout has no place for are left out.
         seed: Decides people, walks and noise.
-        cameras: Number of cameras.
+        cameras: Number of cameras, where the layout does not fix it.
         videos: Videos per camera, which differ in light.
         tracklets: Tracklets per identity and camera.
         images: Images per tracklet.
@@ -82,7 +86,7 @@ def write_synthetic(
         layout=layout,
         identities=identities,
         train_identities=(identities + 1) // 2 if train_identities is None else train_identities,
-        cameras=cameras,
+        cameras=(LAYOUTS[layout].cameras if layout in LAYOUTS else None) or cameras,
         videos=videos,
         tracklets=tracklets,
         images=images,
@@ -127,9 +131,10 @@ def _holds(root: Path, recipe: Recipe) -> bool:
 
 
 def _write(root: Path, recipe: Recipe, workers: int) -> None:
-    shots = list(plan_shots(recipe))
-    path = LAYOUTS[recipe.layout].path
-    for folder in {(root / path(shot)).parent for shot in shots}:
+    layout = LAYOUTS[recipe.layout]
+    planned = list(plan_shots(recipe))
+    shots = [shot for shot in (layout.arrange or list)(planned) if layout.path(shot) is not None]
+    for folder in {_path(root, recipe, shot).parent for shot in shots}:
         folder.mkdir(parents=True, exist_ok=True)
     write = partial(_write_shot, root, recipe)
     with progress(desc="Drawing people", total=len(shots), unit="img") as bar:
@@ -149,7 +154,9 @@ def _write(root: Path, recipe: Recipe, workers: int) -> None:
         table.writerow(_COLUMNS)
         for s in shots:
             video = s.camid * recipe.videos + s.sequence
-            table.writerow((path(s), s.pid, s.camid, video, s.tracklet, s.split, s.role))
+            table.writerow((layout.path(s), s.pid, s.camid, video, s.tracklet, s.split, s.role))
+    if layout.finish is not None:
+        layout.finish(root, shots)
     (root / "synthetic.json").write_text(recipe.json(), "utf-8")
 
 
@@ -158,8 +165,17 @@ def _person(seed: int, person: int) -> Person:
     return Person.random(np.random.default_rng([seed, 1, person]))
 
 
+def _path(root: Path, recipe: Recipe, shot: Shot) -> Path:
+    return root / str(LAYOUTS[recipe.layout].path(shot))
+
+
 def _write_shot(root: Path, recipe: Recipe, shot: Shot) -> None:
-    (root / LAYOUTS[recipe.layout].path(shot)).write_bytes(_draw(recipe, shot))
+    """Write one image; a layout that keeps PNG or BMP files gets the pixels of the JPEG."""
+    path, jpeg = _path(root, recipe, shot), _draw(recipe, shot)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        path.write_bytes(jpeg)
+    else:
+        Image.open(io.BytesIO(jpeg)).save(path)
 
 
 def _draw(recipe: Recipe, shot: Shot) -> bytes:

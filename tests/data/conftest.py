@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("reidzoo", deadline=None)  # the time of a single example says nothing on a busy machine
+settings.load_profile("reidzoo")
 
 WriteImage = Callable[..., Path]
 

@@ -40,31 +40,63 @@ def report_skipped(folder: Path, skipped: Sequence[str], expected: str) -> None:
         _logger.warning("%s: %d entries left out, for example %r: %s.", folder, len(skipped), skipped[0], expected)
 
 
-def find_root(path: Path, marker: str, aliases: Sequence[str], layout: str) -> Path:
+def find_root(path: Path, marker: str | Sequence[str], aliases: Sequence[str], layout: str) -> Path:
     """Find the folder that holds `marker`, given it, its parent or one of its children.
 
     Args:
         path: folder that the user named.
-        marker: name of a file or folder that the right folder has.
+        marker: name of a file or folder that the right folder has (``a/b`` for a deeper one), or several, of which one
+            is enough.
         aliases: names under which the data set is usually stored below `path`.
         layout: description of the expected tree, for the error.
 
     Raises:
-        DataNotFoundError: Neither `path` nor its likely neighbours hold `marker`.
+        DataNotFoundError: Neither `path` nor its likely neighbours hold `marker`; guesses another folder below `path`.
     """
+    markers = (marker,) if isinstance(marker, str) else tuple(marker)
     candidates = [path, *(path / alias for alias in aliases), path.parent]
     for candidate in candidates:
-        if (candidate / marker).exists():
+        if any((candidate / name).exists() for name in markers):
             return candidate
     looked = ", ".join(str(candidate) for candidate in candidates[:-1])
-    raise DataNotFoundError(f"No {marker} in {looked}. {describe(path)} Expected:\n{layout}")
+    below = [path / name for name in list_folder(path)[1]] if path.is_dir() else []
+    better = [folder for folder in below if any((folder / name).exists() for name in markers)]
+    guess = f" {' and '.join(map(str, better[:3]))} would do: give that folder." if better else ""
+    raise DataNotFoundError(f"No {' or '.join(markers)} in {looked}. {describe(path)}{guess} Expected:\n{layout}")
+
+
+def locate_listed(folder: Path, listed: Sequence[str]) -> dict[str, str]:
+    """Find images that a list names, reading every folder once; say which are missing, and which are not listed.
+
+    An image that is stored with another image suffix than the listed one counts as found.
+
+    Args:
+        folder: where the listed paths begin.
+        listed: paths with forward slashes.
+
+    Returns:
+        Full path by listed path, of the images that are there.
+    """
+    there: dict[str, str] = {}  # by its path without the suffix
+    for parent in sorted({name.rpartition("/")[0] for name in listed}):
+        place = folder / parent
+        for name in list_folder(place)[0] if place.is_dir() else ():
+            if is_image(name):
+                there[os.path.join(parent, os.path.splitext(name)[0])] = f"{place}/{name}"
+    stems = {name: os.path.splitext(name)[0] for name in listed}
+    found = {name: there[stem] for name, stem in stems.items() if stem in there}
+    report_skipped(folder, [name for name in listed if name not in found], "the lists name them, but they are missing")
+    unlisted = sorted(there.keys() - stems.values())
+    report_skipped(folder, [there[stem] for stem in unlisted], "images that are in no list are not used")
+    return found
 
 
 def describe(path: Path) -> str:
     """One sentence on what is at `path`."""
     if not path.exists():
         parent = next(p for p in path.parents if p.exists())
-        return f"{path} does not exist; {parent} does and holds {_names(parent)}."
+        what = f"does and holds {_names(parent)}" if parent.is_dir() else "is a file"
+        return f"{path} does not exist; {parent} {what}."
     if not path.is_dir():
         return f"{path} is a file."
     return f"{path} holds {_names(path)}."
@@ -77,7 +109,7 @@ def _names(folder: Path) -> str:
     return shown or "nothing"
 
 
-def numeric_pids(names: Iterable[str]) -> IntArray:
+def numeric_pids(names: Iterable[str], where: Path) -> IntArray:
     """Identity numbers of identity names.
 
     Names that are all integers keep their value. Otherwise identities are numbered from 1 in the sorted order of their
@@ -85,12 +117,13 @@ def numeric_pids(names: Iterable[str]) -> IntArray:
 
     Args:
         names: name of the identity of every image.
+        where: what was read, for errors.
 
     Returns:
         (N,) int64.
 
     Raises:
-        DataError: An integer name is below -1.
+        DataError: An integer name is below -1, or does not fit in 64 bits.
     """
     names = list(names)
     distinct = sorted(set(names))
@@ -101,6 +134,17 @@ def numeric_pids(names: Iterable[str]) -> IntArray:
         number[str(JUNK)] = JUNK
     if (lowest := min(number.values(), default=0)) < JUNK:
         raise DataError(
-            f"Identity {lowest} is below -1. Expected -1 for junk, 0 for distractors, or a positive number."
+            f"{where}: Identity {lowest} is below -1. Expected -1 for junk, 0 for distractors, or a positive number."
         )
+    if (highest := max(number.values(), default=0)) >= 1 << 63:
+        raise DataError(
+            f"{where}: Identity {highest} is too large. Expected a number below {1 << 63}, or a name with a letter."
+        )
+    first: dict[int, str] = {}
+    joined = [(first[number[name]], name) for name in distinct if first.setdefault(number[name], name) != name]
+    if joined:
+        _logger.warning(
+            "%s: %d identities have the number of another one and are joined with it, for example %r and %r.",
+            where, len(joined), *joined[0],
+        )  # fmt: skip
     return np.fromiter((number[name] for name in names), dtype=np.int64, count=len(names))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from reidzoo._logging import get_logger
+from reidzoo.data.datasets._reader import Reader
 from reidzoo.data.datasets._scan import describe, numeric_pids
 from reidzoo.data.records import NO_CAMERA, IntArray, Records, ReIDDataset
 from reidzoo.errors import DataError, DataNotFoundError, did_you_mean
@@ -38,10 +39,13 @@ def read_csv(file: Path) -> ReIDDataset:
     """
     if not file.is_file():
         raise DataNotFoundError(f"There is no file {file}. {describe(file)} Expected a CSV file like:\n{LAYOUT}")
-    columns, lines = _read_columns(file)
+    try:
+        columns, lines = _read_columns(file)
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise DataError(f"{file} is not a CSV file in UTF-8 ({e}). Save it as one. Expected:\n{LAYOUT}") from None
     paths = [os.path.join(file.parent, path) for path in columns.pop("path")]
     split = np.array(columns.pop("split"), dtype="U8")
-    pid = numeric_pids(columns.pop("pid"))
+    pid = numeric_pids(columns.pop("pid"), file)
     camid = np.full(len(paths), NO_CAMERA, dtype=np.int64)
     if "camid" in columns:
         camid = _integers(file, "camid", columns.pop("camid"), lines)
@@ -70,8 +74,8 @@ def _read_columns(file: Path) -> tuple[dict[str, list[str]], list[int]]:
         for name in REQUIRED:
             if name not in header:
                 raise DataError(
-                    f"{file}: line 1 has no column {name!r}.{did_you_mean(name, header)} Found: {', '.join(header)}. "
-                    f"Expected:\n{LAYOUT}"
+                    f"{file}: line 1 has no column {name!r}.{did_you_mean(name, header)} "
+                    f"Found: {', '.join(header)[:200]}. Expected:\n{LAYOUT}"
                 )
         check = _row_check(file, header)
         table, lines = [], []
@@ -108,15 +112,17 @@ def _row_check(file: Path, header: list[str]) -> Callable[[list[str], int], None
 
 def _is_integer(value: str) -> bool:
     try:
-        int(value)
+        return -(1 << 63) <= int(value) < 1 << 63
     except ValueError:
         return False
-    return True
 
 
 def _integers(file: Path, name: str, values: list[str], lines: list[int]) -> IntArray:
     try:
         return np.array([int(value) for value in values], dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         row = next(i for i, value in enumerate(values) if not _is_integer(value))
         raise DataError(f"{file}, line {lines[row]}: {name} is {values[row]!r}, expected an integer.") from None
+
+
+READER = Reader(read_csv, about="Your own images listed in a CSV file.", layout=LAYOUT, needs_path=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reidzoo._logging import get_logger
+from reidzoo.data.datasets._reader import Reader
 from reidzoo.data.datasets._scan import describe, is_image, list_folder, numeric_pids, report_skipped
 from reidzoo.data.records import NO_CAMERA, IntArray, Records, ReIDDataset
 from reidzoo.errors import DataError, DataNotFoundError
@@ -47,7 +48,7 @@ def read_folder(root: Path) -> ReIDDataset:
         )
     images = {split: _list_identities(folder) for split, folder in folders.items()}
 
-    pids = numeric_pids(person for rows in images.values() for person, _ in rows)
+    pids = numeric_pids((person for rows in images.values() for person, _ in rows), root)
     cameras = _cameras([path for rows in images.values() for _, path in rows])
     records, start = {split: Records.empty() for split in SPLITS}, 0
     for split, rows in images.items():
@@ -84,3 +85,11 @@ def _cameras(paths: list[str]) -> IntArray:
             "evaluation keeps matches from the query's own camera.", len(without), len(paths), without[0]
         )  # fmt: skip
     return np.full(len(paths), NO_CAMERA, dtype=np.int64)
+
+
+READER = Reader(
+    read_folder,
+    about="Your own images: one folder per identity, with or without train, query and gallery above them.",
+    layout=LAYOUT,
+    needs_path=True,
+)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reidzoo.data.datasets._reader import Reader
 from reidzoo.data.datasets._scan import find_root
 from reidzoo.data.datasets.market1501 import read_market1501
 from reidzoo.data.records import Records, ReIDDataset
@@ -28,8 +29,13 @@ def read_synthetic(root: Path) -> ReIDDataset:
         DataError: An image is not listed in ``synthetic.csv``.
     """
     root = find_root(root, SIDECAR, ("synthetic",), LAYOUT)
-    with open(root / SIDECAR, encoding="utf-8", newline="") as stream:
-        truth = {row["path"]: (int(row["video"]), int(row["tracklet"])) for row in csv.DictReader(stream)}
+    try:
+        with open(root / SIDECAR, encoding="utf-8", newline="") as stream:
+            truth = {row["path"]: (int(row["video"]), int(row["tracklet"])) for row in csv.DictReader(stream)}
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as e:
+        raise DataError(
+            f"{root / SIDECAR} is damaged ({type(e).__name__}: {e}). Write the data set again into an empty folder."
+        ) from None
     data = read_market1501(root, name="synthetic")
     return replace(
         data,
@@ -49,3 +55,10 @@ def _attach(records: Records, root: Path, truth: dict[str, tuple[int, int]]) -> 
         )
     video, tracklet = np.array([truth[name] for name in names], dtype=np.int64).T
     return replace(records, extras={"video": video, "tracklet": tracklet})
+
+
+READER = Reader(
+    read_synthetic,
+    about="The drawn people of `reidzoo data synth`, with the videos and tracklets they come from.",
+    layout=LAYOUT,
+)
