@@ -156,9 +156,9 @@ def _read(name: str, variant: str, path: Path) -> ReIDDataset:
         )
     variant = variant or (reader.variants[0] if reader.variants else "")
     data = reader.read(path, variant) if reader.variants else reader.read(path)
-    if not (data.root / "synthetic.json").exists():  # drawn people in this layout are no copy of it
-        if found := differences(data, reader.published.get(variant, {})):
-            _logger.warning("%s at %s is not the published set: %s.", name, data.root, "; ".join(found))
+    drawn = (data.root / "synthetic.json").exists()  # people in this layout are no copy of it
+    if not drawn and (found := differences(data, reader.published.get(variant, {}))):
+        _logger.warning("%s at %s is not the published set: %s.", name, data.root, "; ".join(found))
     return data
 
 
