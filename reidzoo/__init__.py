@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from reidzoo.data import Records, ReIDDataset, load_dataset
     from reidzoo.errors import ReidzooError
     from reidzoo.eval.evaluate import evaluate
+    from reidzoo.eval.extractor import Extractor
     from reidzoo.eval.features import extract_features
     from reidzoo.eval.metrics import compute_metrics
     from reidzoo.eval.preprocess import create_transform
     from reidzoo.eval.report import EvalResult
+    from reidzoo.eval.rerank import rerank
     from reidzoo.models import ModelSpec, create_model, list_models, model_info
     from reidzoo.training._run import TrainResult
     from reidzoo.training.finetune import finetune
@@ -40,6 +42,8 @@ _EXPORTS = {
     "compute_metrics": "eval",
     "extract_features": "eval",
     "EvalResult": "eval",
+    "Extractor": "eval",
+    "rerank": "eval",
     "pretrain": "training.pretrain",
     "finetune": "training.finetune",
     "TrainResult": "training._run",
@@ -53,6 +57,7 @@ _SUBMODULES = ("data", "errors", "eval", "models", "training", "weights")
 
 __all__ = [
     "EvalResult",
+    "Extractor",
     "ModelSpec",
     "ReIDDataset",
     "Records",
@@ -72,6 +77,7 @@ __all__ = [
     "model_info",
     "pretrain",
     "push_to_hub",
+    "rerank",
     "save_pretrained",
 ]
 

@@ -83,4 +83,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = list(known)
     lowered = {k.lower(): k for k in known}
     close = get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
+    close.sort(key=lambda c: not c.startswith(name.lower()))  # "market" means "market1501" before "dgmarket"
     return f" Did you mean {', '.join(repr(lowered[c]) for c in close)}?" if close else ""

@@ -57,7 +57,7 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(script)]
     else:
         command = ["bash", "-c", PRELUDE + block.code]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module", params=[p for p in PAGES if runnable(p)], ids=lambda p: p.name)

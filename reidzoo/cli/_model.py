@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reidzoo._logging import get_logger
 from reidzoo.cli._flags import size
@@ -41,8 +41,28 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
         help="average the features of each image and its mirror image (default: yes)",
     )
     parser.add_argument(
+        "--scales", metavar="X,...", type=_factors, default=(1.0,), help="average over these input scales (default: 1)"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32", help="arithmetic (default: fp32)"
+    )
+    parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace feature files that hold something else")
+
+
+def inference_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was typed for `add_inference_arguments`, as `extract_features` takes it."""
+    names = ("img_size", "batch_size", "num_workers", "flip", "scales", "precision", "device", "overwrite")
+    return {name: getattr(args, name) for name in names}
+
+
+def _factors(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas, like 1,1.5") from None
 
 
 def model_name(text: str) -> str:

@@ -29,6 +29,7 @@ COMMANDS = {
     "finetune": "fit a backbone to a data set with identity labels",
     "evaluate": "measure how well a network finds persons again (mAP, Rank-k, mINP)",
     "extract": "turn images into feature vectors",
+    "search": "keep a gallery as an index, and find persons in it",
     "doctor": "versions, devices and folders: what to paste into a bug report",
 }
 _RESUMABLE = ("demo", "pretrain", "finetune")

@@ -15,7 +15,10 @@ memory is that of one tile and one prepared piece of the gallery.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +28,12 @@ from numpy.typing import NDArray
 
 from reidzoo._logging import progress
 
-_PIECE_BYTES = 48 << 20  # of prepared gallery rows held at a time
+_PIECE_BYTES = 24 << 20  # of prepared gallery rows held at a time
 _TILE_BYTES = 32 << 20  # of similarities held at a time
-_EXACT_BYTES = 16 << 20  # of float64 rows held at a time
-_EXACT_QUERIES = 64  # queries whose doubtful values are settled together
+_EXACT_BYTES = 4 << 20  # of float64 rows held at a time by each thread
+_EXACT_QUERIES = 64  # queries that one thread counts for, and whose doubtful values are settled together
 _DOUBTFUL = 1 << 20  # doubtful values settled together, about
-_TIE = 1e-12  # float64 similarities of vectors of unit size closer than this are equal
+TIE = 1e-12  # float64 similarities of vectors of unit size closer than this are equal
 
 Floats = NDArray[np.floating[Any]]
 Index = NDArray[np.int64]
@@ -41,32 +44,66 @@ Doubt = tuple[np.int64, int, Index]  # a true match, its query, columns of the t
 class Vectors:
     """Feature rows and what turns their plain products into similarities of one metric.
 
-    Cosine is the product of the normalised rows (a zero row has cosine 0 with everything). Of the squared Euclidean
-    distance ``|q|^2 - 2 (q.g - |g|^2 / 2)`` the first term is the same for the whole gallery, so the bracket ranks as
-    the distance does; all rows are divided by one number that brings them to length 1 at most.
+    Cosine is the product of the normalised rows (a zero row has cosine 0 with everything). For the Euclidean distance d
+    it is ``q.g - |q|^2 / 2 - |g|^2 / 2 = -d^2 / 2``, of rows divided by one number that brings all to length 1 at most.
 
     Attributes:
         rows: (N, D) real numbers of any type, possibly a memory map: read in pieces.
         index: Rows that take part, or None for all. Positions below count within these.
         scale: The divisor of the Euclidean rows, or None for cosine.
+        edges: (n + 1,) where several images make one query: it has the rows ``edges[i]:edges[i + 1]``, at least one,
+            and the similarity of the closest. None: every row is one.
     """
 
     rows: NDArray[Any]
     index: Index | None = None
     scale: float | None = None
+    edges: Index | None = None
 
     def __len__(self) -> int:
+        if self.edges is not None:
+            return len(self.edges) - 1
         return len(self.rows) if self.index is None else len(self.index)
 
-    def take(self, at: slice | Index, dtype: type[np.floating[Any]]) -> tuple[Floats, Floats | float]:
-        """Return the prepared rows at positions `at`, (n, D), and what to add to their products, (n,) or 0."""
+    def select(self, at: Index) -> Vectors:
+        """Return the vectors at positions `at`."""
+        if self.edges is None:
+            return Vectors(self.rows, at if self.index is None else self.index[at], self.scale)
+        rows, starts = self._members(at)
+        edges = np.append(starts, len(rows))
+        return Vectors(self.rows, rows if self.index is None else self.index[rows], self.scale, edges)
+
+    def take(self, at: slice | Index, dtype: type[np.floating[Any]]) -> tuple[Floats, Floats, Index | None]:
+        """Return the prepared rows at `at`, (n, D), what to add to their products, (n,), and where each query starts.
+
+        The starts, (len(at),), are None where every row is a query.
+        """
+        starts: Index | None = None
+        if self.edges is not None:
+            at, starts = self._members(np.arange(len(self))[at])
         rows = self.rows[at if self.index is None else self.index[at]]
         if self.scale is not None:
             x: Floats = np.divide(rows, dtype(self.scale), dtype=dtype)
-            return x, np.einsum("nd,nd->n", x, x) * dtype(-0.5)
+            return x, np.einsum("nd,nd->n", x, x) * dtype(-0.5), starts
         x = rows.astype(dtype, copy=False)
         norm = np.sqrt(np.einsum("nd,nd->n", x, x))
-        return x * (1 / np.where(norm > 0, norm, 1)).astype(dtype)[:, None], 0.0
+        room = None if np.may_share_memory(x, self.rows) else x
+        unit = np.multiply(x, (1 / np.where(norm > 0, norm, 1)).astype(dtype)[:, None], out=room)
+        return unit, np.zeros(1, dtype), starts
+
+    def distance(self, similarity: NDArray[Any]) -> NDArray[Any]:
+        """Turn similarities of these vectors into distances of the metric: 1 - cos, or the Euclidean distance."""
+        if self.scale is None:
+            return 1 - similarity
+        distance: NDArray[Any] = similarity.dtype.type(self.scale) * np.sqrt(np.maximum(-2 * similarity, 0))
+        return distance
+
+    def _members(self, at: Index) -> tuple[Index, Index]:
+        """Return the rows of the queries at `at`, and where those of each start among them."""
+        assert self.edges is not None
+        first, count = self.edges[at], self.edges[at + 1] - self.edges[at]
+        starts = np.cumsum(count) - count
+        return np.arange(count.sum()) + np.repeat(first - starts, count), starts
 
 
 @dataclass(frozen=True)
@@ -86,51 +123,97 @@ class Matches:
 
 def exact_similarity(query: Vectors, q: slice | Index, gallery: Vectors, g: Index) -> NDArray[np.float64]:
     """Return the float64 similarities (len(q), len(g)) of queries and gallery images at these positions."""
-    q_rows, _ = query.take(q, np.float64)
-    out = np.empty((len(q_rows), len(g)))
+    q_rows, q_bias, starts = query.take(q, np.float64)
+    out = np.empty((len(q_rows) if starts is None else len(starts), len(g)))
     step = max(1, _EXACT_BYTES // (8 * q_rows.shape[1]))
     for start in range(0, len(g), step):
-        g_rows, bias = gallery.take(g[start : start + step], np.float64)
-        out[:, start : start + step] = q_rows @ g_rows.T + bias
+        g_rows, g_bias, _ = gallery.take(g[start : start + step], np.float64)
+        piece = q_rows @ g_rows.T
+        if query.scale is not None:
+            piece += g_bias
+            piece += q_bias[:, None]
+        out[:, start : start + step] = piece if starts is None else np.maximum.reduceat(piece, starts)
     return out
 
 
-def count_ahead(query: Vectors, gallery: Vectors, matches: Sequence[Matches]) -> list[Index]:
+def exact_pairs(query: Vectors, q: Index, gallery: Vectors, g: Index) -> NDArray[np.float64]:
+    """Return the float64 similarities (n,) of queries of one image each with one gallery image each."""
+    out = np.empty(len(q))
+    step = max(1, _EXACT_BYTES // (16 * query.rows.shape[1]))
+    for start in range(0, len(q), step):
+        part = slice(start, start + step)
+        (a, a_bias, _), (b, b_bias, _) = query.take(q[part], np.float64), gallery.take(g[part], np.float64)
+        out[part] = np.einsum("nd,nd->n", a, b)
+        if query.scale is not None:
+            out[part] += a_bias + b_bias
+    return out
+
+
+def count_ahead(
+    query: Vectors,
+    gallery: Vectors,
+    matches: Sequence[Matches],
+    look: Callable[[NDArray[np.float32]], None] | None = None,
+) -> list[Index]:
     """Count, for every true match, the images of other identities that rank before it.
 
     Args:
         query: Vectors of Q queries.
         gallery: Vectors of the gallery, without junk.
         matches: Those of each query, at least one true match in each.
+        look: Called with all similarities, in pieces (n, m) of several threads, the query's own identity at -inf.
 
     Returns:
         For each query (number of true matches,) counts, most similar first.
     """
-    true = [_most_similar_first(m) for m in matches]
+    true = [most_similar_first(m) for m in matches]
     edges = np.cumsum([0, *(len(s) for s, _ in true)])
     similarity, place = (np.concatenate(column) for column in zip(*true, strict=True))
     ahead = np.zeros(edges[-1], np.int64)
-    for q0, g0, tile in _tiles(query, gallery):
-        margin = _remove_own(tile, matches[q0 : q0 + len(tile)], g0, query.rows.shape[1])
-        low, high = (similarity - margin).astype(np.float32), (similarity + margin).astype(np.float32)
+
+    def add_rows(part: tuple[int, NDArray[np.float32], int, float]) -> None:
+        """Add what a few rows of a tile have ahead of their queries' matches."""
+        q0, rows, g0, margin = part
+        if look is not None:
+            look(rows)
+        first = edges[q0]
+        here = similarity[first : edges[q0 + len(rows)]]
+        low, high = (here - margin).astype(np.float32), (here + margin).astype(np.float32)
         doubtful: list[Doubt] = []
-        waiting, last = 0, q0 + len(tile) - 1
-        for q, row in enumerate(tile, q0):
-            mine = slice(edges[q], edges[q + 1])
-            above, near = _count(row, low[mine], high[mine])
-            ahead[mine] += above
-            if near.any():
-                waiting += near.sum()
-                for t in np.flatnonzero(near) + edges[q]:
-                    doubtful.append((t, q, np.flatnonzero((row >= low[t]) & (row <= high[t]))))
-            if doubtful and (q == last or q - doubtful[0][1] >= _EXACT_QUERIES or waiting > _DOUBTFUL):
+        waiting, last = 0, q0 + len(rows) - 1
+        for q, row in enumerate(rows, q0):
+            mine = slice(edges[q] - first, edges[q + 1] - first)
+            above, near = count(row, low[mine], high[mine])
+            ahead[edges[q] : edges[q + 1]] += above
+            waiting += near.sum()
+            for t in np.flatnonzero(near) + mine.start:
+                doubtful.append((t + first, q, np.flatnonzero((row >= low[t]) & (row <= high[t]))))
+            if doubtful and (q == last or waiting > _DOUBTFUL):
                 match = _settle(doubtful, query, gallery, g0, similarity, place)
-                ahead += np.bincount(match, minlength=len(ahead))
+                np.add.at(ahead, match, 1)
                 doubtful, waiting = [], 0
+
+    with threads() as each:
+        for q0, g0, tile in _tiles(query, gallery):
+            margin = _remove_own(tile, matches[q0 : q0 + len(tile)], g0, query.rows.shape[1])
+            starts = range(0, len(tile), _EXACT_QUERIES)
+            each(add_rows, [(q0 + r, tile[r : r + _EXACT_QUERIES], g0, margin) for r in starts])
     return np.split(ahead, edges[1:-1])
 
 
-def _most_similar_first(matches: Matches) -> tuple[NDArray[np.float64], Index]:
+@contextmanager
+def threads() -> Iterator[Callable[[Callable[[Any], object], Sequence[Any]], None]]:
+    """Yield a function that calls another on each item of a list: in as many threads as torch has, 8 at most."""
+    n = min(torch.get_num_threads(), 8)
+    if n == 1:
+        yield lambda function, items: deque(map(function, items), 0).clear()
+        return
+    with ThreadPoolExecutor(n) as pool:
+        yield lambda function, items: deque(pool.map(function, items), 0).clear()
+
+
+def most_similar_first(matches: Matches) -> tuple[NDArray[np.float64], Index]:
+    """Return similarity and position of the images that count."""
     similarity = matches.similarity[matches.counts]
     order = np.argsort(-similarity, kind="stable")
     return similarity[order], matches.own[matches.counts][order]
@@ -160,9 +243,12 @@ def _settle(
     wanted = np.zeros(column.max() + 1, np.bool_)
     wanted[column] = True
     first, last = doubtful[0][1], doubtful[-1][1]
-    exact = exact_similarity(query, slice(first, last + 1), gallery, np.flatnonzero(wanted) + g0)
-    difference = exact[of - first, (wanted.cumsum() - 1)[column]] - similarity[match]
-    ahead: Index = match[(difference > _TIE) | ((difference >= -_TIE) & (column + g0 < place[match]))]
+    if query.edges is None and 16 * len(column) < (last + 1 - first) * np.count_nonzero(wanted):
+        difference = exact_pairs(query, of, gallery, column + g0) - similarity[match]
+    else:
+        exact = exact_similarity(query, slice(first, last + 1), gallery, np.flatnonzero(wanted) + g0)
+        difference = exact[of - first, (wanted.cumsum() - 1)[column]] - similarity[match]
+    ahead: Index = match[(difference > TIE) | ((difference >= -TIE) & (column + g0 < place[match]))]
     return ahead
 
 
@@ -173,18 +259,24 @@ def _tiles(query: Vectors, gallery: Vectors) -> Iterator[tuple[int, int, NDArray
     """
     width = min(len(gallery), max(1024, _PIECE_BYTES // (4 * gallery.rows.shape[1])))
     height = min(len(query), max(_EXACT_QUERIES, _TILE_BYTES // (4 * width)))
-    buffer = torch.empty(width * height)
+    if query.edges is not None:  # as many queries as have about that many images
+        height = max(1, height * len(query) // int(query.edges[-1]))
+    buffer = torch.empty(width * height if query.edges is None else 0)
     with progress(desc="Ranking", total=len(gallery) * len(query), unit="pair", unit_scale=True, leave=False) as bar:
         for g0 in range(0, len(gallery), width):
-            piece, bias = gallery.take(slice(g0, g0 + width), np.float32)
+            piece, bias, _ = gallery.take(slice(g0, g0 + width), np.float32)
             columns = torch.from_numpy(piece).T
             for q0 in range(0, len(query), height):
-                rows, _ = query.take(slice(q0, q0 + height), np.float32)
-                product = buffer[: len(rows) * len(piece)].view(len(rows), len(piece))
-                torch.mm(torch.from_numpy(rows), columns, out=product)
-                tile: NDArray[np.float32] = product.numpy()
+                rows, q_bias, starts = query.take(slice(q0, q0 + height), np.float32)
+                if starts is None:
+                    out = buffer[: len(rows) * len(piece)].view(len(rows), len(piece))
+                    tile: NDArray[np.float32] = torch.mm(torch.from_numpy(rows), columns, out=out).numpy()
+                else:
+                    tile = (torch.from_numpy(rows) @ columns).numpy()
                 if gallery.scale is not None:
                     tile += bias
+                    tile += q_bias[:, None]
+                tile = tile if starts is None else np.maximum.reduceat(tile, starts)
                 yield q0, g0, tile
                 bar.update(tile.size)
 
@@ -205,7 +297,7 @@ def _remove_own(tile: NDArray[np.float32], matches: Sequence[Matches], g0: int, 
     return max(usual, 2 * float(seen.max(initial=0)))
 
 
-def _count(row: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]) -> tuple[Index, Index]:
+def count(row: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]) -> tuple[Index, Index]:
     """Return, for every interval [low, high], how many values of `row` are above it and how many within.
 
     The intervals descend. Working upwards from the last, what is below one interval is of no interest to the others,
@@ -220,8 +312,8 @@ def _count(row: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.
             break
         candidate = row >= low[k]
         at_least = np.count_nonzero(candidate)
-        above[k] = np.count_nonzero(row > high[k])
-        within[k] = at_least - above[k]
         if 8 * at_least < len(row):
             row = row.compress(candidate)
+        above[k] = np.count_nonzero(row > high[k])
+        within[k] = at_least - above[k]
     return above, within

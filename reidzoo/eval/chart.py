@@ -25,11 +25,18 @@ _REDUCE = 2  # ... and averaged in the finished picture: smooth lines
 
 
 class Panel(TypedDict, total=False):
-    """One chart of a row: the lines by name, and the names of its axes (xlabel: that of the whole picture)."""
+    """One chart of a row: the lines by name, and the names of its axes (xlabel: that of the whole picture).
+
+    `marks` are vertical lines by name, at these x; `fill` tints what lies between the lines and the lowest tick;
+    `ylim` is the least that the vertical axis spans.
+    """
 
     series: Series
     ylabel: str
     xlabel: str
+    marks: Mapping[str, float]
+    fill: bool
+    ylim: tuple[float, float]
 
 
 def line_chart(
@@ -56,7 +63,7 @@ def line_chart(
     row: list[Panel] = [{"series": panels, "ylabel": ylabel}] if isinstance(panels, Mapping) else list(panels)
     head = _TITLE if title else 0
     picture = Image.new("RGB", (_WIDTH * len(row) * _FINE, (_HEIGHT + head) * _FINE), "white")
-    draw = ImageDraw.Draw(picture)
+    draw = ImageDraw.Draw(picture, "RGBA")  # blends
     if title:
         draw.text((_LEFT * _FINE, 14 * _FINE), title, _INK, _font(17))
     for i, panel in enumerate(row):
@@ -64,7 +71,7 @@ def line_chart(
     path = Path(path)
     with atomic(path) as temporary:
         picture.resize((picture.width // _REDUCE, picture.height // _REDUCE), Image.Resampling.LANCZOS).save(
-            temporary, "PNG", optimize=True
+            temporary, "PNG"
         )
     return path
 
@@ -78,13 +85,19 @@ class _Axes:
         self.x0, self.x1 = (left + _LEFT) * _FINE, (left + _WIDTH - _RIGHT) * _FINE
         self.y0, self.y1 = (top + _HEIGHT - _BOTTOM) * _FINE, (top + _TOP) * _FINE
         self.xticks = _ticks([x[np.isfinite(y)] for x, y in self.lines.values()])
-        self.yticks = _ticks([y for _, y in self.lines.values()])
+        self.yticks = _ticks([*(y for _, y in self.lines.values()), np.array(panel.get("ylim", ()), float)])
         xs = _finite([x for x, _ in self.lines.values()])
         self.xspan = (xs.min(), xs.max()) if len(xs) and xs.min() < xs.max() else (self.xticks[0], self.xticks[-1])
         self.yspan = (self.yticks[0], self.yticks[-1])
+        self.marks, self.fill = panel.get("marks", {}), panel.get("fill", False)
 
     def draw(self) -> None:
         self._grid()
+        if self.fill:
+            for colour, (x, y) in zip(_cycle(len(self.lines)), self.lines.values(), strict=True):
+                self._area(x, y, colour)
+        for name, at in self.marks.items():
+            self._mark(name, at)
         for colour, (x, y) in zip(_cycle(len(self.lines)), self.lines.values(), strict=True):
             self._line(x, y, colour)
         self._legend()
@@ -120,6 +133,22 @@ class _Axes:
                 for px, py in points:
                     r = 3 * _FINE
                     self.canvas.ellipse([px - r, py - r, px + r, py + r], colour)
+
+    def _area(self, x: NDArray[np.float64], y: NDArray[np.float64], colour: str) -> None:
+        """Tint the area under a line; `canvas` blends colours that are not opaque."""
+        good = np.isfinite(x) & np.isfinite(y)
+        points = [self._at(a, b) for a, b in zip(x[good], y[good], strict=True)]
+        if len(points) > 1:
+            self.canvas.polygon([(points[0][0], self.y0), *points, (points[-1][0], self.y0)], f"{colour}40")
+
+    def _mark(self, name: str, x: float) -> None:
+        if self.xspan[0] <= x <= self.xspan[1]:
+            at, top = self._at(x, self.yspan[0])[0], self.y1
+            for y in range(top, self.y0, 8 * _FINE):
+                self.canvas.line([(at, y), (at, min(y + 4 * _FINE, self.y0))], _INK, _FINE)
+            left = at < (self.x0 + self.x1) / 2
+            shift = (5 if left else -5) * _FINE
+            self.canvas.text((at + shift, top + 2 * _FINE), name, _INK, _font(12), anchor="lt" if left else "rt")
 
     def _legend(self) -> None:
         y, font = self.y1 - 20 * _FINE, _font(13)

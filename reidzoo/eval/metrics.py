@@ -1,24 +1,61 @@
-"""CMC, mAP and mINP from feature arrays."""
+"""CMC, mAP and mINP from feature arrays, or from distances."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
+from typing import Protocol as Structure
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from reidzoo._logging import get_logger
-from reidzoo.errors import ConfigError, DataError, did_you_mean
-from reidzoo.eval._ranks import Index, Matches, Vectors, count_ahead, exact_similarity
+from reidzoo.errors import ConfigError, DataError
+from reidzoo.eval._given import DistanceBlocks, as_blocks, find_given_matches
+from reidzoo.eval._inputs import (
+    JUNK,
+    METRICS,
+    NO_CAMERA,
+    Convention,
+    Images,
+    Index,
+    Metric,
+    as_array,
+    check_choice,
+    check_dimensions,
+    feature_rows,
+    largest_norm,
+    no_match_message,
+    same_rows,
+)
+from reidzoo.eval._ranks import Matches, Vectors, count_ahead, exact_similarity, threads
+from reidzoo.eval._single_shot import single_shot_cmc
+from reidzoo.eval.protocols import Protocol, as_protocol
 from reidzoo.eval.report import EvalResult
+from reidzoo.eval.scores import Impostors, Scores
 
-__all__ = ["Convention", "EvalResult", "Metric", "average_precision", "compute_metrics"]
+__all__ = [
+    "Convention",
+    "DistanceBlocks",
+    "EvalResult",
+    "Metric",
+    "as_array",
+    "average_precision",
+    "check_choice",
+    "compute_metrics",
+    "interpolated_precision",
+    "metrics_from_distances",
+]
 
 _log = get_logger(__name__)
 
-Metric = Literal["cosine", "euclidean"]
-Convention = Literal["rectangle", "trapezoid"]
+
+class Reranking(Structure):
+    """Settings that turn features into distances, such as `Rerank`."""
+
+    def distances(self, query: Any, gallery: Any, metric: Metric = ...) -> DistanceBlocks:
+        """Return distances of (Q, D) queries and a (G, D) gallery, made block by block."""
 
 
 def compute_metrics(
@@ -32,6 +69,8 @@ def compute_metrics(
     metric: Metric = "cosine",
     ap: Convention = "rectangle",
     max_rank: int = 50,
+    protocol: str | Protocol = "market",
+    rerank: Reranking | None = None,
 ) -> EvalResult:
     """Measure retrieval as on Market-1501 (Zheng et al., "Scalable Person Re-identification", ICCV 2015).
 
@@ -41,7 +80,7 @@ def compute_metrics(
     Queries without a true match count in ``num_queries`` but not in the means.
 
     Exact (the ranks are those of float64 arithmetic), deterministic, and streamed: neither the query x gallery matrix
-    nor a sorted row of it ever exists. Memory above the inputs is about 150 MB whatever the sizes.
+    nor a sorted row of it ever exists. Memory above the inputs is about 150 MB, growing only with the true pairs.
 
     Args:
         query_features: (Q, D) array or tensor of any real type; memory maps are read in pieces.
@@ -54,52 +93,87 @@ def compute_metrics(
         ap: ``"rectangle"``, sum of precision at each true match (scikit-learn, fast-reid, TransReID, the ReIDZoo
             tables), or ``"trapezoid"``, the original Market-1501 evaluation (Oxford buildings), never larger.
         max_rank: Last rank of the CMC curve.
+        protocol: ``"market"`` as above (also CUHK03's new protocol), ``"no_camera"``: no image is removed for its
+            camera, ``"cuhk03_classic"``: the CMC curve is that of single-shot galleries, or a `Protocol`, such as
+            `MultiQuery`.
+        rerank: Re-rank with these settings first, such as ``Rerank(k1=20)``.
 
     Raises:
         DataError: Lengths or dimensions do not fit, a feature is NaN or infinite, a side is empty, or no query has a
             true match.
-        ConfigError: An unknown `metric` or `ap`.
+        ConfigError: An unknown `metric`, `ap` or `protocol`, or several images per query with `rerank`.
     """
-    check_choice("metric", metric, ("cosine", "euclidean"))
-    check_choice("ap", ap, ("rectangle", "trapezoid"))
-    if max_rank < 1:
-        raise ConfigError(f"max_rank is {max_rank}; it must be at least 1.")
-    q_rows, q_ids, q_cams = _columns("query", query_features, query_ids, query_cams)
-    g_rows, g_ids, g_cams = _columns("gallery", gallery_features, gallery_ids, gallery_cams)
-    if q_rows.shape[1] != g_rows.shape[1]:
-        raise DataError(
-            f"Query features have {q_rows.shape[1]} dimensions, gallery features {g_rows.shape[1]}. "
-            "Both must come from the same model."
-        )
-    kept = np.flatnonzero(g_ids != -1)
-    scale = None if metric == "cosine" else max(_largest_norm(q_rows), _largest_norm(g_rows)) or 1.0
-    query = Vectors(q_rows, scale=scale)
-    gallery = Vectors(g_rows, kept if len(kept) < len(g_ids) else None, scale)
-    valid, matches = _find_matches(query, q_ids, q_cams, gallery, g_ids[kept], g_cams[kept])
-    if len(valid) == 0:
-        raise DataError(_no_match_message(q_ids, q_cams, g_ids, g_cams))
-    if len(valid) < len(q_ids):
-        missing = np.setdiff1d(np.arange(len(q_ids)), valid)
-        _log.warning(
-            "%d of %d queries have no true match in the gallery and are left out of the means (first indices: %s).",
-            len(missing), len(q_ids), missing[:5].tolist(),
-        )  # fmt: skip
-    ahead = count_ahead(Vectors(q_rows, valid, scale), gallery, matches)
-    # The k-th true match of the ranking stands behind k others and behind the negatives ahead of it.
-    positions = [np.sort(a) + np.arange(len(a)) for a in ahead]
+    check_choice("metric", metric, METRICS)
+    rules = as_protocol(protocol)
+    q_rows, g_rows = feature_rows("query", query_features), feature_rows("gallery", gallery_features)
+    query = Images.checked("query", len(q_rows), query_ids, query_cams)
+    gallery = Images.checked("gallery", len(g_rows), gallery_ids, gallery_cams)
+    check_dimensions(q_rows, g_rows)
+    _check_settings(ap, max_rank)
+    _warn_of_itself(q_rows, g_rows, query, rules)
+    kept = np.flatnonzero(gallery.ids != JUNK)
+    wanted = rules.queries(q_rows, query, metric)
+    if rerank is not None:
+        if wanted.edges is not None:
+            raise ConfigError('Re-ranking compares single images; use MultiQuery(..., pool="average") with it.')
+        if len(kept) == 0:
+            raise DataError(no_match_message(query, gallery))
+        blocks = rerank.distances(wanted.rows, g_rows if len(kept) == len(g_rows) else g_rows[kept], metric)
+        return _from_blocks(blocks, query, gallery.select(kept), ap, max_rank, rules)
 
-    per_query = np.full(len(q_ids), np.nan)
-    per_query[valid] = [average_precision(p, ap) for p in positions]
-    first = np.array([p[0] for p in positions])
-    return EvalResult(
-        mAP=float(per_query[valid].mean()),
-        cmc=(first[:, None] < np.arange(max_rank + 1)).mean(axis=0),
-        mINP=float(np.mean([len(p) / (p[-1] + 1) for p in positions])),
-        per_query_ap=per_query,
-        num_queries=len(q_ids),
-        num_valid=len(valid),
-        convention=ap,
-    )
+    scale = None if metric == "cosine" else max(largest_norm(wanted.rows), largest_norm(g_rows)) or 1.0
+    wanted = replace(wanted, scale=scale)
+    candidates = Vectors(g_rows, kept if len(kept) < len(g_rows) else None, scale)
+    valid, matches = _find_matches(wanted, query, candidates, gallery.select(kept), rules)
+    _report_missing(valid, query, gallery)
+    searched = wanted.select(valid) if len(valid) < len(wanted) else wanted
+    pairs = len(valid) * len(candidates) - sum(len(m.own) for m in matches)
+    seen = Impostors(pairs, wanted.distance)
+    ahead = count_ahead(searched, candidates, matches, seen.add)
+    genuine = wanted.distance(np.concatenate([m.similarity[m.counts] for m in matches]))
+    cmc = None
+    if rules.repeats:
+
+        def similarity(queries: slice, images: Index) -> NDArray[np.float64]:
+            return exact_similarity(searched, queries, candidates, images)
+
+        cmc = single_shot_cmc(similarity, matches, gallery.ids[kept], max_rank, rules.repeats, rules.seed)
+    return _summary(valid, _positions(ahead), len(query.ids), ap, max_rank, rules, seen.scores(genuine, pairs), cmc)
+
+
+def metrics_from_distances(
+    distances: ArrayLike | torch.Tensor | DistanceBlocks,
+    query_ids: ArrayLike,
+    gallery_ids: ArrayLike,
+    query_cams: ArrayLike | None = None,
+    gallery_cams: ArrayLike | None = None,
+    *,
+    ap: Convention = "rectangle",
+    max_rank: int = 50,
+    protocol: str | Protocol = "market",
+) -> EvalResult:
+    """Measure retrieval by the rules of `compute_metrics`, from distances that are there already.
+
+    Args:
+        distances: (Q, G) real numbers, smaller is more alike, or an object with ``shape`` (Q, G) and a method
+            ``block(start, stop)`` that returns the rows of those queries: then no more than a block is held.
+        query_ids: (Q,) identities, integers.
+        gallery_ids: (G,) identities; -1 junk.
+        query_cams: (Q,) cameras, or None.
+        gallery_cams: (G,) cameras, or None.
+        ap: As in `compute_metrics`.
+        max_rank: As in `compute_metrics`.
+        protocol: As in `compute_metrics`, but not `MultiQuery`, whose distances are not between images.
+
+    Raises:
+        DataError: Lengths do not fit, a distance is NaN, or no query has a true match.
+        ConfigError: An unknown `ap` or `protocol`.
+    """
+    _check_settings(ap, max_rank)
+    blocks = as_blocks(distances)
+    query = Images.checked("query", blocks.shape[0], query_ids, query_cams)
+    gallery = Images.checked("gallery", blocks.shape[1], gallery_ids, gallery_cams)
+    return _from_blocks(blocks, query, gallery, ap, max_rank, as_protocol(protocol))
 
 
 def average_precision(positions: Index, convention: Convention = "rectangle") -> float:
@@ -121,109 +195,121 @@ def average_precision(positions: Index, convention: Convention = "rectangle") ->
     return float(precision.mean())
 
 
-def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise `ConfigError` unless `value` is one of `known`."""
-    if value not in known:
-        raise ConfigError(f"{name}={value!r} is not one of {', '.join(map(repr, known))}.{did_you_mean(value, known)}")
+def interpolated_precision(positions: Index) -> NDArray[np.float64]:
+    """Return the best precision at each recall 0, 0.01, ..., 1 or above it, (101,).
+
+    Args:
+        positions: (n,) ascending 0-based positions of the true matches of one ranking, n >= 1.
+    """
+    n = len(positions)
+    precision = np.arange(1, n + 1) / (positions + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    needed = -(-np.arange(101) * n // 100)  # matches that make this recall
+    at_recall: NDArray[np.float64] = best[np.maximum(needed, 1) - 1]
+    return at_recall
 
 
-def _columns(
-    side: str, features: ArrayLike | torch.Tensor, ids: ArrayLike, cams: ArrayLike | None
-) -> tuple[NDArray[Any], Index, Index]:
-    """Return features (N, D), ids (N,) and cameras (N,) as arrays that fit together."""
-    rows = as_array(features)
-    if rows.ndim != 2:
-        raise DataError(f"The {side} features have shape {rows.shape}; expected (images, dimensions).")
-    if rows.dtype.kind not in "fiu":
-        raise DataError(f"The {side} features are of type {rows.dtype}; expected real numbers, such as float32.")
-    if rows.size == 0:
-        raise DataError(
-            f"The {side} is empty: its features have shape {rows.shape}. Check the {side} split of the data set."
-        )
-    columns = []
-    for name, values in (("ids", ids), ("cams", np.full(len(rows), -1) if cams is None else cams)):
-        column = as_array(values)
-        if column.shape != (len(rows),):
-            raise DataError(
-                f"There are {len(rows)} {side} features, but {side}_{name} has shape {column.shape}; "
-                f"expected ({len(rows)},)."
-            )
-        if column.dtype.kind not in "iu":
-            raise DataError(
-                f"{side}_{name} is of type {column.dtype}; expected integers. Number names first, for example with "
-                "numpy.unique(names, return_inverse=True)."
-            )
-        columns.append(column.astype(np.int64))
-    _check_finite(side, rows)
-    return rows, columns[0], columns[1]
-
-
-def as_array(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
-    """Return `values` as an array, without a copy where that is possible; bfloat16 becomes float32."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = values.float() if values.dtype == torch.bfloat16 else values
-        return values.numpy()
-    return np.asarray(values)
-
-
-def _check_finite(side: str, rows: NDArray[Any]) -> None:
-    step = max(1, (8 << 20) // (8 * rows.shape[1]))
-    for start in range(0, len(rows), step):
-        piece = rows[start : start + step]
-        if np.isfinite(piece.sum(dtype=np.float64)):  # NaN and infinity do not leave a sum
-            continue
-        bad = np.flatnonzero(~np.isfinite(piece).all(axis=1)) + start
-        if len(bad):
-            raise DataError(
-                f"{side.capitalize()} features contain NaN or infinity (row {', '.join(map(str, bad[:5]))}). "
-                "Was the training run stable? Extract the features in float32."
-            )
-
-
-def _largest_norm(rows: NDArray[Any]) -> float:
-    step = max(1, (8 << 20) // (8 * rows.shape[1]))
-    pieces = (rows[start : start + step].astype(np.float64) for start in range(0, len(rows), step))
-    return max(float(np.sqrt(np.einsum("nd,nd->n", x, x).max())) for x in pieces)
+def _check_settings(ap: str, max_rank: int) -> None:
+    check_choice("ap", ap, ("rectangle", "trapezoid"))
+    if max_rank < 1:
+        raise ConfigError(f"max_rank is {max_rank}; it must be at least 1.")
 
 
 def _find_matches(
-    query: Vectors, q_ids: Index, q_cams: Index, gallery: Vectors, g_ids: Index, g_cams: Index
+    wanted: Vectors, query: Images, candidates: Vectors, gallery: Images, rules: Protocol
 ) -> tuple[Index, list[Matches]]:
     """Return the queries that have a true match, ascending, and the matches of each."""
     found: dict[int, Matches] = {}
-    q_order, g_order = np.argsort(q_ids, kind="stable"), np.argsort(g_ids, kind="stable")
-    ids = np.intersect1d(q_ids, g_ids)
-    q_edges = q_ids[q_order].searchsorted(ids, "left"), q_ids[q_order].searchsorted(ids, "right")
-    g_edges = g_ids[g_order].searchsorted(ids, "left"), g_ids[g_order].searchsorted(ids, "right")
-    for qa, qb, ga, gb in zip(*q_edges, *g_edges, strict=True):
+    q_order, g_order = np.argsort(query.ids, kind="stable"), np.argsort(gallery.ids, kind="stable")
+    ids = np.intersect1d(query.ids, gallery.ids)
+    q_edges = query.ids[q_order].searchsorted(ids, "left"), query.ids[q_order].searchsorted(ids, "right")
+    g_edges = gallery.ids[g_order].searchsorted(ids, "left"), gallery.ids[g_order].searchsorted(ids, "right")
+
+    def find(edges: tuple[int, int, int, int]) -> None:
+        qa, qb, ga, gb = edges
         queries, own = q_order[qa:qb], g_order[ga:gb]
-        cams = g_cams[own]
-        counts = (q_cams[queries, None] != cams) | (cams == -1)
-        similarity = exact_similarity(query, queries, gallery, own)
+        counts = rules.counts(query.cams[queries], gallery.cams[own])
+        if not counts.any():
+            return
+        similarity = exact_similarity(wanted, queries, candidates, own)
         for q, s, c in zip(queries.tolist(), similarity, counts, strict=True):
             if c.any():
                 found[q] = Matches(own, s, c)
+
+    with threads() as each:
+        each(find, list(zip(*q_edges, *g_edges, strict=True)))
     valid = sorted(found)
     return np.array(valid, np.int64), [found[q] for q in valid]
 
 
-def _no_match_message(q_ids: Index, q_cams: Index, g_ids: Index, g_cams: Index) -> str:
-    shared = np.intersect1d(q_ids, g_ids[g_ids != -1])
-    if len(shared) == 0:
-        return (
-            f"No query identity appears in the gallery: queries have {_some(q_ids)}, the gallery has {_some(g_ids)}. "
-            "Use one numbering of identities for both splits (with a data set of your own: the same folder or pid for "
-            "the same person in query and gallery)."
-        )
-    return (
-        f"No query has a true match: {len(shared)} identities are in both query and gallery, but only under the same "
-        f"camera (query cameras {_some(q_cams)}, gallery cameras {_some(g_cams)}), and the Market-1501 rule removes "
-        "gallery images of the query's identity and camera. If the cameras are not known, leave them out "
-        "(query_cams=None, gallery_cams=None, or camera -1 in the data set); then no image is removed."
+def _from_blocks(
+    blocks: DistanceBlocks, query: Images, all_images: Images, ap: Convention, max_rank: int, rules: Protocol
+) -> EvalResult:
+    kept = np.flatnonzero(all_images.ids != JUNK)
+    gallery = all_images.select(kept)
+    valid, matches, ahead, scores = find_given_matches(blocks, query, gallery, kept, rules)
+    _report_missing(valid, query, all_images)
+    cmc = None
+    if rules.repeats:
+
+        def similarity(queries: slice, images: Index) -> NDArray[np.float64]:
+            rows = valid[queries]
+            block = blocks.block(int(rows[0]), int(rows[-1]) + 1)
+            result: NDArray[np.float64] = -block[rows - rows[0]][:, kept[images]].astype(np.float64)
+            return result
+
+        cmc = single_shot_cmc(similarity, matches, gallery.ids, max_rank, rules.repeats, rules.seed)
+    return _summary(valid, _positions(ahead), len(query.ids), ap, max_rank, rules, scores, cmc)
+
+
+def _positions(ahead: list[Index]) -> list[Index]:
+    """The k-th true match of the ranking stands behind k others and behind the negatives ahead of it."""
+    return [np.sort(a) + np.arange(len(a)) for a in ahead]
+
+
+def _summary(
+    valid: Index,
+    positions: list[Index],
+    num_queries: int,
+    ap: Convention,
+    max_rank: int,
+    rules: Protocol,
+    scores: Scores,
+    cmc: NDArray[np.float64] | None,
+) -> EvalResult:
+    per_query = np.full(num_queries, np.nan)
+    per_query[valid] = [average_precision(p, ap) for p in positions]
+    first = np.array([p[0] for p in positions])
+    return EvalResult(
+        mAP=float(per_query[valid].mean()),
+        cmc=(first[:, None] < np.arange(max_rank + 1)).mean(axis=0) if cmc is None else cmc,
+        mINP=float(np.mean([len(p) / (p[-1] + 1) for p in positions])),
+        per_query_ap=per_query,
+        num_queries=num_queries,
+        num_valid=len(valid),
+        convention=ap,
+        protocol=rules.name,
+        scores=scores,
+        precision=np.mean([interpolated_precision(p) for p in positions], axis=0),
     )
 
 
-def _some(values: Index) -> str:
-    unique = np.unique(values)
-    return f"{', '.join(map(str, unique[:5]))}{', ...' if len(unique) > 5 else ''} ({len(unique)} in all)"
+def _report_missing(valid: Index, query: Images, gallery: Images) -> None:
+    if len(valid) == 0:
+        raise DataError(no_match_message(query, gallery))
+    if len(valid) < len(query.ids):
+        missing = np.setdiff1d(np.arange(len(query.ids)), valid)
+        _log.warning(
+            "%d of %d queries have no true match in the gallery and are left out of the means (first indices: %s).",
+            len(missing), len(query.ids), missing[:5].tolist(),
+        )  # fmt: skip
+
+
+def _warn_of_itself(q_rows: NDArray[Any], g_rows: NDArray[Any], query: Images, rules: Protocol) -> None:
+    """Say so if every query is in the gallery and nothing removes it: Rank-1 is then 100 %."""
+    if len(q_rows) > 1 and (rules.same_camera or (query.cams == NO_CAMERA).any()) and same_rows(q_rows, g_rows):
+        _log.warning(
+            "Query and gallery are the same %d images, and without cameras each query finds itself first. Give the "
+            "cameras, or leave the queries out of the gallery.",
+            len(q_rows),
+        )

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reidzoo._files import atomic
+from reidzoo.errors import ConfigError
+from reidzoo.eval.scores import Roc, RocConvention, Scores, Threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,10 @@ class EvalResult:
         num_queries: Queries given.
         num_valid: Queries with a true match in the gallery; only these enter the means.
         convention: How average precision was integrated, ``"rectangle"`` or ``"trapezoid"``.
+        protocol: Name of the rules, see `compute_metrics`.
+        scores: The distances of genuine and impostor pairs, where they were kept.
+        precision: (101,) float64 by recall 0, 0.01, ..., 1: the best precision at that recall or a greater one (as
+            Pascal VOC interpolates), mean of the valid queries.
     """
 
     mAP: float  # noqa: N815 - the field's own name
@@ -36,6 +42,52 @@ class EvalResult:
     num_queries: int
     num_valid: int
     convention: str = "rectangle"
+    protocol: str = "market"
+    scores: Scores | None = None
+    precision: NDArray[np.float64] | None = None
+
+    def threshold(self, far: float = 1e-3) -> Threshold:
+        """Return where to cut between "same person" and "different persons".
+
+        Args:
+            far: False-accept rate: the share of pairs of different persons that may be taken for one person.
+
+        Returns:
+            ``distance`` (pairs closer than this are the same person; 1 - cos, or the Euclidean distance), and the rates
+            ``far`` and ``frr`` (false rejects) of this evaluation at that distance.
+
+        Raises:
+            ConfigError: `far` is not in [0, 1], there are no pairs of different persons, or no scores were kept.
+        """
+        return self._known_scores().threshold(far)
+
+    @property
+    def roc(self) -> Roc:
+        """True-accept rate over false-accept rate, with the distances."""
+        return self._known_scores().roc()
+
+    def tpr_at_fpr(self, fpr: float, convention: RocConvention = "verification") -> float:
+        """Return the share of genuine pairs that is accepted while a share `fpr` of the impostors is.
+
+        Args:
+            fpr: In [0, 1].
+            convention: ``"verification"``, or ``"fastreid"`` to compare with the tables of fast-reid and MetaBIN, which
+                say something else by that name: see `Scores.tpr_at_fpr`.
+
+        Raises:
+            ConfigError: As from `threshold`.
+        """
+        return self._known_scores().tpr_at_fpr(fpr, convention)
+
+    def _rates(self) -> dict[str, Any]:
+        if self.scores is None or len(self.scores.impostor) == 0:
+            return {}
+        return {"thresholds": [self.threshold(far)._asdict() for far in (1e-4, 1e-3, 1e-2)]}
+
+    def _known_scores(self) -> Scores:
+        if self.scores is None:
+            raise ConfigError("This result has no scores of pairs; compute_metrics and evaluate return them.")
+        return self.scores
 
     def table(self) -> str:
         """Return the usual numbers in percent as aligned plain text."""
@@ -51,6 +103,8 @@ class EvalResult:
             "num_queries": self.num_queries,
             "num_valid": self.num_valid,
             "convention": self.convention,
+            "protocol": self.protocol,
+            **self._rates(),
         }
 
     def save(self, directory: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -113,8 +114,9 @@ def test_extract_npy_and_npz(cli, job, people, crops, tmp_path):
     root, _ = job
     options = ["--num-workers", 0, "--device", "cpu"]
     called = cli("extract", root / "fine", crops, tmp_path / "f.npy", *options)
-    assert called.out.split() == [str(tmp_path / "f.npy"), str(tmp_path / "f.paths.txt")]
-    paths = (tmp_path / "f.paths.txt").read_text().splitlines()
+    assert called.out.split() == [str(tmp_path / name) for name in ("f.npy", "f.ids.csv", "f.json")]
+    with (tmp_path / "f.ids.csv").open() as f:
+        paths = [row["path"] for row in csv.DictReader(f)]
     assert paths == sorted(str(p) for p in crops.rglob("*.jpg"))
     features = np.load(tmp_path / "f.npy")
     model = reidzoo.create_model(f"local-dir:{root / 'fine'}")
@@ -230,7 +232,7 @@ def test_extract_names_a_corrupt_image(cli, job, damaged, tmp_path):
     called = cli("extract", job[0] / "fine", root, tmp_path / "f.npy", "--num-workers", 0)
     assert called.code == 1
     assert str(image) in called.err
-    assert not list(tmp_path.glob("*f.*"))
+    assert not (tmp_path / "f.npy").exists()
 
 
 @pytest.mark.parametrize(

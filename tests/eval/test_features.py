@@ -53,6 +53,32 @@ def test_flip_makes_mirror_images_equal(model, crops):
     )
 
 
+def test_scales_start_from_the_image_itself(network, crops):
+    """Several scales are the mean of each alone, whatever their order; compounding them would not be."""
+    import torch.nn.functional as F
+
+    x = torch.stack([create_transform(network, img_size=(64, 32))(Image.open(p)) for p in crops.path[:6]])
+    network.eval()
+    with torch.no_grad():
+        sizes = ((64, 32), (96, 48), (48, 32))  # 0.75 x 32 = 24 is rounded to a multiple of 16
+        views = [x] + [F.interpolate(x, size, mode="bicubic", antialias=True) for size in sizes[1:]]
+        expected = torch.stack([network(v) + network(v.flip(3)) for v in views]).mean(0) / 2
+    for scales in ((1, 1.5, 0.75), (0.75, 1.5, 1)):
+        found = extract_features(network, x, scales=scales)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "auto"])
+def test_precision(network, crops, precision):
+    exact = extract_features(network, crops, num_workers=0, img_size=(64, 32))
+    found = extract_features(network, crops, num_workers=0, img_size=(64, 32), precision=precision, device="cpu")
+    assert found.dtype == np.float32
+    if precision == "auto":  # on a CPU
+        np.testing.assert_array_equal(found, exact)
+    else:
+        assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_every_kind_of_images_gives_the_same_rows(model, crops):
     expected = extract_features(model, crops, num_workers=0)
     pictures = [Image.open(path).convert("RGB") for path in crops.path]
@@ -130,6 +156,10 @@ def test_a_model_that_gives_no_vectors(crops):
         extract_features(nn.Flatten(), crops)
     with pytest.raises(ConfigError, match="batch_size"):
         extract_features(nn.Flatten(), crops, batch_size=0)
+    with pytest.raises(ConfigError, match=r"scale 1.1 leaves images of 16x16 as they are"):
+        extract_features(nn.Flatten(), torch.zeros(2, 3, 16, 16), scales=(1.1,))
+    with pytest.raises(ConfigError, match=r"precision='fp15'.*Did you mean 'fp16'"):
+        extract_features(nn.Flatten(), torch.zeros(2, 3, 16, 16), precision="fp15")
 
 
 @pytest.mark.gpu

@@ -117,6 +117,22 @@ def test_tile_sizes_change_nothing(monkeypatch, metric):
     np.testing.assert_allclose(whole.per_query_ap, plain(*problem, metric)[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_threads_change_nothing(metric):
+    problem = features(q=400, g=900)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(compute_metrics(*problem, metric=metric))
+    finally:
+        torch.set_num_threads(before)
+    one, three = results
+    np.testing.assert_array_equal(one.per_query_ap, three.per_query_ap)
+    assert one.threshold() == three.threshold()
+
+
 def test_an_imprecise_matrix_product_changes_nothing(monkeypatch):
     """As with TF32 or bfloat16 passes: the errors are noticed and what is doubtful is computed again."""
     problem = features()
@@ -250,7 +266,7 @@ def broken(**changes):
 def test_features_that_are_not_finite(value):
     gallery = features(q=4, g=9)[1]
     gallery[3, 2] = value
-    with pytest.raises(DataError, match=r"Gallery features contain NaN or infinity \(row 3\)"):
+    with pytest.raises(DataError, match=r"1 of 9 gallery features contain NaN or infinity \(first rows: 3\)"):
         broken(gallery_features=gallery)
 
 
