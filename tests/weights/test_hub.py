@@ -20,6 +20,10 @@ set_hub_repo(repo)
 path = download(reidzoo.model_info("ghostnet_0_5"), cache)
 result = {"name": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 """
+# The same for cases that run side by side in one process: the configured repository is the process's, not the thread's.
+BESIDE = DOWNLOAD.replace("set_hub_repo(repo)\n", "from reidzoo.weights._hub_cache import fetch\n").replace(
+    'download(reidzoo.model_info("ghostnet_0_5"), cache)', 'fetch(repo, None, ("ghostnet_0_5.safetensors",), cache)'
+)
 FILE = "ghostnet_0_5.safetensors"
 count = itertools.count()
 LARGE = 12 << 20  # huggingface_hub writes pieces of 10 MiB: only what is longer can go on in its middle
@@ -45,10 +49,10 @@ def slow(hub, new_client):
     nowhere = new_client("http://127.0.0.1:9")
     root = nowhere.stderr.parent
     numbers = {
-        name: (waiting, waiting.start(DOWNLOAD, repo=f"slow/{name}", cache=str(root / name)))
+        name: (waiting, waiting.start(BESIDE, repo=f"slow/{name}", cache=str(root / name)))
         for name in ("errors", "busy", "cuts", "stalls", "drips")
     }
-    numbers["nowhere"] = nowhere, nowhere.start(DOWNLOAD, repo="lab/unknown", cache=str(root / "nowhere"))
+    numbers["nowhere"] = nowhere, nowhere.start(BESIDE, repo="lab/unknown", cache=str(root / "nowhere"))
     return lambda name: numbers[name][0].wait(numbers[name][1])
 
 
