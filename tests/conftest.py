@@ -16,6 +16,11 @@ SMALL = (0.1, ("bias", "running_mean")), (0.5, ("pos_embed", "cls_token", "relat
 SCALES = ("gamma", "gamma_xca", "layer_scale", "layer_scale_1", "layer_scale_2")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: the README's demo, beside which another process does many short tests."""
+    items.sort(key=lambda item: "test_examples_run[README.md]" not in item.nodeid)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep out of the user's folders; compute on one thread, as loader processes want the other core."""

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from reidzoo.data import Records
 from reidzoo.data._index import IndexWriter, indexed
@@ -269,32 +268,46 @@ def test_an_index_that_is_gone_is_said(source: Source, home: Path) -> None:
         pickle.loads(pickled)
 
 
-class Probe:
-    """A data set whose samples say how the worker holds the records."""
+PROBE = """
+import json, pickle, sys
+import numpy as np
+from torch.utils.data import DataLoader
+from reidzoo.data import Records
 
-    def __init__(self, records: Records) -> None:
+class Probe:  # its samples say how the worker holds the records
+    def __init__(self, records):
         self.records = records
 
-    def __getitem__(self, i: int) -> tuple[int, str, list[bool]]:
+    def __getitem__(self, i):
         columns = [self.records.path._buffer, self.records.path._offsets, self.records.pid]
-        return int(self.records.pid[i]), self.records.path[i], [is_mapped(column) for column in columns]
+        mapped = [isinstance(column.base, np.memmap) for column in columns]
+        return int(self.records.pid[i]), self.records.path[i], mapped
 
-    def __len__(self) -> int:
-        return len(self.records)
-
-
-def spawned(records: Records, rows: list[int]) -> list:
-    return list(
-        DataLoader(Probe(records), sampler=rows, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    )
+if __name__ == "__main__":
+    with open(sys.argv[1], "rb") as file:
+        indexed = pickle.load(file)
+    n = 140_000
+    large = Records.from_columns((f"/d/{i}.jpg" for i in range(n)), np.arange(n), np.zeros(n))
+    for records in (indexed, large):
+        rows = [0, 7, len(records) - 1]
+        loader = DataLoader(
+            Probe(records), sampler=rows, batch_size=None, num_workers=1, multiprocessing_context="spawn"
+        )
+        print(json.dumps([list(loader), [[int(records.pid[i]), records.path[i], [True] * 3] for i in rows]]))
+"""
 
 
 def test_spawned_loader_processes_map_what_is_mapped_and_what_is_large(source: Source, tmp_path: Path) -> None:
-    n = 140_000
-    large = Records.from_columns((f"/d/{i}.jpg" for i in range(n)), np.arange(n), np.zeros(n))
-    for records in (source.load(), large):
-        rows = [0, 7, len(records) - 1]
-        assert spawned(records, rows) == [[int(records.pid[i]), records.path[i], [True] * 3] for i in rows]
+    """In a script of its own: what a spawned process unpickles has to be importable there."""
+    (tmp_path / "probe.py").write_text(PROBE)
+    (tmp_path / "records.pickle").write_bytes(pickle.dumps(source.load()))
+    command = [sys.executable, str(tmp_path / "probe.py"), str(tmp_path / "records.pickle")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        found, expected = json.loads(line)
+        assert found == expected
+    assert len(done.stdout.splitlines()) == 2
 
 
 def test_temporary_files_of_large_columns_go_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
