@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from reidzoo.data.samplers import STREAM, GradualIdentitySampler, IntArray, Remainder, ShortIds, count_earlier
+from reidzoo.data.samplers import STREAM, EpochSampler, GradualIdentitySampler, IntArray, Remainder, ShortIds
 from reidzoo.errors import ConfigError
 
 
-class DomainSampler:
+class DomainSampler(EpochSampler):
     """On every rank, the same number of images of each domain, domain by domain: P identities times K images.
 
     The rule of MetaBIN (Choi et al., CVPR 2021). Within a domain, batches are those of `GradualIdentitySampler`. A
@@ -59,7 +59,7 @@ class DomainSampler:
                 f"batch_size {batch_size} cannot be shared by {len(self.domains)} domains with {num_instances} images "
                 f"per identity. Choose a multiple of {unit}, for example batch_size={fitting}."
             )
-        self.batch_size, self.world_size, self.rank, self.seed = batch_size, world_size, rank, seed
+        super().__init__(batch_size, world_size, rank, seed)
         self._k = num_instances
         self._rows = [np.flatnonzero(domain == value) for value in self.domains]
         self._samplers = []
@@ -78,36 +78,19 @@ class DomainSampler:
             except ConfigError as e:
                 raise ConfigError(f"Domain {value}, with batch_size / {len(self.domains)} domains each: {e}") from e
             self._samplers.append(sampler)
-        self._last: tuple[int, IntArray] | None = None
 
-    def steps(self, epoch: int) -> int:
-        """Number of steps in `epoch`, the same on all ranks."""
-        return len(self._global_plan(epoch))
-
-    def epoch(self, epoch: int) -> IntArray:
-        """Plan of this rank.
-
-        Returns:
-            (steps, `batch_size`, 2) int64 of (index, draw): the image's row in `pids`, and how many times it came up
-            earlier in this epoch's global plan.
-        """
-        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        return self._global_plan(epoch)[:, mine]
-
-    def _global_plan(self, epoch: int) -> IntArray:
-        if self._last is None or self._last[0] != epoch:
-            first = [self._draw(epoch, d, 0) for d in range(len(self.domains))]
-            steps = max(map(len, first))
-            shares = []
-            for d, images in enumerate(first):
-                passes, done = [images], len(images)
-                while done < steps:
-                    passes.append(self._draw(epoch, d, len(passes)))
-                    done += len(passes[-1])
-                shares.append(np.concatenate(passes)[:steps].reshape(steps, self.world_size, -1))
-            images = np.concatenate(shares, axis=2).reshape(steps, -1)  # rank by rank, and domain by domain within
-            self._last = epoch, np.stack([images, count_earlier(images)], axis=-1)
-        return self._last[1]
+    def draw_epoch(self, epoch: int) -> IntArray:
+        """Go through every domain, the smaller ones again and again until the largest is through."""
+        first = [self._draw(epoch, d, 0) for d in range(len(self.domains))]
+        steps = max(map(len, first))
+        shares = []
+        for d, images in enumerate(first):
+            passes, done = [images], len(images)
+            while done < steps:
+                passes.append(self._draw(epoch, d, len(passes)))
+                done += len(passes[-1])
+            shares.append(np.concatenate(passes)[:steps].reshape(steps, self.world_size, -1))
+        return np.concatenate(shares, axis=2).reshape(steps, -1)  # rank by rank, and domain by domain within
 
     def _draw(self, epoch: int, domain: int, turn: int) -> IntArray:
         """Rows of one pass through a domain: (steps, its share of the global batch)."""

@@ -7,6 +7,7 @@ images of a step do not depend on how many ranks share them, and ranks need no c
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,7 +26,46 @@ CION_INSTANCES = ((0, 2), (40, 4), (60, 6), (80, 8))
 STREAM = 0x5A  # keeps the sampler's random numbers apart from those of other uses of the same seed
 
 
-class GradualIdentitySampler:
+class EpochSampler(ABC):
+    """What plans epochs for all ranks at once: a subclass draws the images of a global epoch, a rank takes its slice.
+
+    Attributes:
+        batch_size: images per rank and step.
+        world_size: number of ranks.
+        rank: whose share `epoch` returns.
+        seed: not negative.
+    """
+
+    def __init__(self, batch_size: int, world_size: int, rank: int, seed: int) -> None:
+        self.batch_size, self.world_size, self.rank, self.seed = batch_size, world_size, rank, seed
+        self._last: tuple[int, IntArray] | None = None
+
+    @abstractmethod
+    def draw_epoch(self, epoch: int) -> IntArray:
+        """Return the (steps, `batch_size` * `world_size`) int64 rows of all ranks; a pure function of (seed, epoch)."""
+
+    def steps(self, epoch: int) -> int:
+        """Number of steps in `epoch`, the same on all ranks."""
+        return len(self._global_plan(epoch))
+
+    def epoch(self, epoch: int) -> IntArray:
+        """Plan of this rank.
+
+        Returns:
+            (steps, `batch_size`, 2) int64 of (index, draw): the image's row in `pids`, and how many times it came up
+            earlier in this epoch's global plan.
+        """
+        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        return self._global_plan(epoch)[:, mine]
+
+    def _global_plan(self, epoch: int) -> IntArray:
+        if self._last is None or self._last[0] != epoch:
+            images = self.draw_epoch(epoch)
+            self._last = epoch, np.stack([images, _count_earlier(images)], axis=-1)
+        return self._last[1]
+
+
+class GradualIdentitySampler(EpochSampler):
     """Batches of identities with K images each, K growing with the epochs (CION; K fixed: PK sampling).
 
     Every global batch holds P = `batch_size` * `world_size` / K distinct identities; K consecutive rows are of one
@@ -70,7 +110,7 @@ class GradualIdentitySampler:
                 f"{int((labels < 0).sum())} of {len(labels)} pids are negative (junk). Leave them out first."
             )
         self._schedule = ((0, num_instances),) if isinstance(num_instances, int) else tuple(num_instances)
-        self.batch_size, self.world_size, self.rank, self.seed = batch_size, world_size, rank, seed
+        super().__init__(batch_size, world_size, rank, seed)
         self._remainder, self._short_ids = remainder, short_ids
 
         # Images grouped by identity: those of identity i are _images[_first[i] : _first[i] + _count[i]].
@@ -78,31 +118,14 @@ class GradualIdentitySampler:
         self._count = np.unique(labels, return_counts=True)[1]
         self._first = np.cumsum(self._count) - self._count
         self._validate()
-        self._last: tuple[int, IntArray] | None = None
 
     def num_instances(self, epoch: int) -> int:
         """K in `epoch`."""
         return [k for first, k in self._schedule if first <= epoch][-1]
 
-    def steps(self, epoch: int) -> int:
-        """Number of steps in `epoch`, the same on all ranks."""
-        return len(self._global_plan(epoch))
-
-    def epoch(self, epoch: int) -> IntArray:
-        """Plan of this rank.
-
-        Returns:
-            (steps, `batch_size`, 2) int64 of (index, draw): the image's row in `pids`, and how many times it came up
-            earlier in this epoch's global plan.
-        """
-        mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
-        return self._global_plan(epoch)[:, mine]
-
-    def _global_plan(self, epoch: int) -> IntArray:
-        if self._last is None or self._last[0] != epoch:
-            images = self.draw_pass(self.num_instances(epoch), np.random.default_rng((self.seed, epoch, STREAM)))
-            self._last = epoch, np.stack([images, count_earlier(images)], axis=-1)
-        return self._last[1]
+    def draw_epoch(self, epoch: int) -> IntArray:
+        """Draw one pass with the K of `epoch`."""
+        return self.draw_pass(self.num_instances(epoch), np.random.default_rng((self.seed, epoch, STREAM)))
 
     def draw_pass(self, k: int, rng: np.random.Generator) -> IntArray:
         """One pass through the images, with `k` images per identity: (steps, global batch) int64 rows of `pids`."""
@@ -246,7 +269,7 @@ def _positions(begin: IntArray, count: IntArray) -> IntArray:
     return offset + np.arange(len(offset))
 
 
-def count_earlier(images: IntArray) -> IntArray:
+def _count_earlier(images: IntArray) -> IntArray:
     """For every entry, how many entries before it (row by row) are equal."""
     flat = images.reshape(-1)
     earlier = np.zeros(len(flat), dtype=np.int64)
