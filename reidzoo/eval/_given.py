@@ -114,7 +114,7 @@ def _similarities(blocks: DistanceBlocks, start: int, stop: int, kept: Index) ->
 def _ahead(row: NDArray[Any], match: Matches) -> Index:
     similarity, place = most_similar_first(match)
     value = similarity.astype(row.dtype)
-    above, equal = count(row, value, value)
+    above, equal, _ = count(row[None], value, value, np.array([0, len(value)]))
     for k in np.flatnonzero(equal):
         above[k] += np.count_nonzero(row[: place[k]] == value[k])
     return above

@@ -15,12 +15,12 @@ memory is that of one tile and one prepared piece of the gallery.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,15 +28,16 @@ from numpy.typing import NDArray
 
 from reidzoo._logging import progress
 
-_PIECE_BYTES = 24 << 20  # of prepared gallery rows held at a time
-_TILE_BYTES = 32 << 20  # of similarities held at a time
+_PIECE_BYTES = 12 << 20  # of prepared rows of either side held at a time
+_TILE_BYTES = 24 << 20  # of similarities held at a time by all threads
 _EXACT_BYTES = 4 << 20  # of float64 rows held at a time by each thread
-_EXACT_QUERIES = 64  # queries that one thread counts for, and whose doubtful values are settled together
+_COUNTED = 64  # queries counted for at once, and whose doubtful values are settled together
 _DOUBTFUL = 1 << 20  # doubtful values settled together, about
 TIE = 1e-12  # float64 similarities of vectors of unit size closer than this are equal
 
 Floats = NDArray[np.floating[Any]]
 Index = NDArray[np.int64]
+_T = TypeVar("_T")
 Doubt = tuple[np.int64, int, Index]  # a true match, its query, columns of the tile that may be ahead of it
 
 
@@ -128,7 +129,7 @@ def exact_similarity(query: Vectors, q: slice | Index, gallery: Vectors, g: Inde
     step = max(1, _EXACT_BYTES // (8 * q_rows.shape[1]))
     for start in range(0, len(g), step):
         g_rows, g_bias, _ = gallery.take(g[start : start + step], np.float64)
-        piece = q_rows @ g_rows.T
+        piece = (torch.from_numpy(q_rows) @ torch.from_numpy(g_rows).T).numpy()
         if query.scale is not None:
             piece += g_bias
             piece += q_bias[:, None]
@@ -171,45 +172,46 @@ def count_ahead(
     similarity, place = (np.concatenate(column) for column in zip(*true, strict=True))
     ahead = np.zeros(edges[-1], np.int64)
 
-    def add_rows(part: tuple[int, NDArray[np.float32], int, float]) -> None:
+    def add_rows(q0: int, rows: NDArray[np.float32], g0: int, margin: float) -> None:
         """Add what a few rows of a tile have ahead of their queries' matches."""
-        q0, rows, g0, margin = part
         if look is not None:
             look(rows)
         first = edges[q0]
         here = similarity[first : edges[q0 + len(rows)]]
         low, high = (here - margin).astype(np.float32), (here + margin).astype(np.float32)
+        above, near, of = count(rows, low, high, edges[q0 : q0 + len(rows) + 1] - first)
+        ahead[first : first + len(above)] += above
         doubtful: list[Doubt] = []
-        waiting, last = 0, q0 + len(rows) - 1
-        for q, row in enumerate(rows, q0):
-            mine = slice(edges[q] - first, edges[q + 1] - first)
-            above, near = count(row, low[mine], high[mine])
-            ahead[edges[q] : edges[q + 1]] += above
-            waiting += near.sum()
-            for t in np.flatnonzero(near) + mine.start:
-                doubtful.append((t + first, q, np.flatnonzero((row >= low[t]) & (row <= high[t]))))
-            if doubtful and (q == last or waiting > _DOUBTFUL):
-                match = _settle(doubtful, query, gallery, g0, similarity, place)
-                np.add.at(ahead, match, 1)
+        waiting, uncertain = 0, np.flatnonzero(near)
+        for t in uncertain:
+            row = rows[of[t]]
+            doubtful.append((t + first, q0 + int(of[t]), np.flatnonzero((row >= low[t]) & (row <= high[t]))))
+            waiting += near[t]
+            if t == uncertain[-1] or waiting > _DOUBTFUL:
+                np.add.at(ahead, _settle(doubtful, query, gallery, g0, similarity, place), 1)
                 doubtful, waiting = [], 0
 
-    with threads() as each:
-        for q0, g0, tile in _tiles(query, gallery):
-            margin = _remove_own(tile, matches[q0 : q0 + len(tile)], g0, query.rows.shape[1])
-            starts = range(0, len(tile), _EXACT_QUERIES)
-            each(add_rows, [(q0 + r, tile[r : r + _EXACT_QUERIES], g0, margin) for r in starts])
+    def add_tile(q0: int, tile: NDArray[np.float32], g0: int) -> None:
+        margin = _remove_own(tile, matches[q0 : q0 + len(tile)], g0, query.rows.shape[1])
+        for r in range(0, len(tile), _COUNTED):
+            add_rows(q0 + r, tile[r : r + _COUNTED], g0, margin)
+
+    _each_tile(query, gallery, add_tile)
     return np.split(ahead, edges[1:-1])
 
 
 @contextmanager
-def threads() -> Iterator[Callable[[Callable[[Any], object], Sequence[Any]], None]]:
-    """Yield a function that calls another on each item of a list: in as many threads as torch has, 8 at most."""
+def threads() -> Iterator[tuple[int, Callable[[Callable[[Any], _T], Iterable[Any]], Iterable[_T]]]]:
+    """Yield a number of threads, 8 at most, and a `map` that runs in as many, in each of which torch computes alone."""
     n = min(torch.get_num_threads(), 8)
     if n == 1:
-        yield lambda function, items: deque(map(function, items), 0).clear()
+        yield 1, map
         return
-    with ThreadPoolExecutor(n) as pool:
-        yield lambda function, items: deque(pool.map(function, items), 0).clear()
+    try:
+        with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield n, pool.map
+    finally:
+        torch.set_num_threads(torch.get_num_threads())  # the number is this thread's own; new threads inherit the last
 
 
 def most_similar_first(matches: Matches) -> tuple[NDArray[np.float64], Index]:
@@ -252,33 +254,43 @@ def _settle(
     return ahead
 
 
-def _tiles(query: Vectors, gallery: Vectors) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
-    """Yield (first query, first gallery position, float32 similarities).
+def _each_tile(query: Vectors, gallery: Vectors, use: Callable[[int, NDArray[np.float32], int], None]) -> None:
+    """Call `use` with the first query, the float32 similarities and the first gallery position of every tile.
 
-    The tiles share one buffer: each is valid until the next is drawn, and may be written to.
+    Calls come from several threads, never two at once for the same queries. A tile may be written to.
     """
     width = min(len(gallery), max(1024, _PIECE_BYTES // (4 * gallery.rows.shape[1])))
-    height = min(len(query), max(_EXACT_QUERIES, _TILE_BYTES // (4 * width)))
-    if query.edges is not None:  # as many queries as have about that many images
-        height = max(1, height * len(query) // int(query.edges[-1]))
-    buffer = torch.empty(width * height if query.edges is None else 0)
-    with progress(desc="Ranking", total=len(gallery) * len(query), unit="pair", unit_scale=True, leave=False) as bar:
+    with (
+        progress(desc="Ranking", total=len(gallery) * len(query), unit="pair", unit_scale=True, leave=False) as bar,
+        threads() as (n, run),
+    ):
+        height = min(_TILE_BYTES // (4 * width * n), _PIECE_BYTES // (4 * gallery.rows.shape[1] * n))
+        height = min(max(_COUNTED, height), -(-len(query) // n))
+        if query.edges is not None:  # as many queries as have about that many images
+            height = max(1, height * len(query) // int(query.edges[-1]))
+        buffers: SimpleQueue[torch.Tensor] = SimpleQueue()
+        for _ in range(n):
+            buffers.put(torch.empty(0))
         for g0 in range(0, len(gallery), width):
             piece, bias, _ = gallery.take(slice(g0, g0 + width), np.float32)
             columns = torch.from_numpy(piece).T
-            for q0 in range(0, len(query), height):
+
+            def multiply(q0: int, g0: int = g0, columns: torch.Tensor = columns, bias: Floats = bias) -> int:
                 rows, q_bias, starts = query.take(slice(q0, q0 + height), np.float32)
-                if starts is None:
-                    out = buffer[: len(rows) * len(piece)].view(len(rows), len(piece))
-                    tile: NDArray[np.float32] = torch.mm(torch.from_numpy(rows), columns, out=out).numpy()
-                else:
-                    tile = (torch.from_numpy(rows) @ columns).numpy()
+                buffer, size = buffers.get(), len(rows) * columns.shape[1]
+                if len(buffer) < size:
+                    buffer = torch.empty(size)
+                out = buffer[:size].view(len(rows), columns.shape[1])
+                tile: NDArray[np.float32] = torch.mm(torch.from_numpy(rows), columns, out=out).numpy()
                 if gallery.scale is not None:
                     tile += bias
                     tile += q_bias[:, None]
-                tile = tile if starts is None else np.maximum.reduceat(tile, starts)
-                yield q0, g0, tile
-                bar.update(tile.size)
+                use(q0, tile if starts is None else np.maximum.reduceat(tile, starts), g0)
+                buffers.put(buffer)
+                return tile.size
+
+            for pairs in run(multiply, range(0, len(query), height)):
+                bar.update(pairs)
 
 
 def _remove_own(tile: NDArray[np.float32], matches: Sequence[Matches], g0: int, dim: int) -> float:
@@ -297,23 +309,32 @@ def _remove_own(tile: NDArray[np.float32], matches: Sequence[Matches], g0: int, 
     return max(usual, 2 * float(seen.max(initial=0)))
 
 
-def count(row: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32]) -> tuple[Index, Index]:
-    """Return, for every interval [low, high], how many values of `row` are above it and how many within.
+def count(rows: NDArray[Any], low: NDArray[Any], high: NDArray[Any], edges: Index) -> tuple[Index, Index, Index]:
+    """Count, for every interval [low, high], the values of its row that are above it and those within.
 
-    The intervals descend. Working upwards from the last, what is below one interval is of no interest to the others,
-    and for a good model that is nearly the whole row; what is left at the end is little enough to be sorted.
+    What is below the last interval of its row is of no interest. For a good model that is nearly everything, and the
+    few others of all rows are sorted at once, each row moved to a range of its own; else whole rows are sorted.
+
+    Args:
+        rows: (n, m) contiguous; where n > 1, values below 4 in size (or -inf), compared to 2^-44.
+        low: (k,) lower ends; those of one row descend.
+        high: (k,) upper ends, likewise.
+        edges: (n + 1,) row r has the intervals ``edges[r]:edges[r + 1]``, at least one.
+
+    Returns:
+        (k,) values above, (k,) values within, and (k,) the row.
     """
-    above, within = np.zeros(len(low), np.int64), np.zeros(len(low), np.int64)
-    for k in range(len(low) - 1, -1, -1):
-        if len(row) <= 200 * (k + 1):
-            row = np.sort(row)
-            above[: k + 1] = len(row) - row.searchsorted(high[: k + 1], "right")
-            within[: k + 1] = len(row) - row.searchsorted(low[: k + 1], "left") - above[: k + 1]
-            break
-        candidate = row >= low[k]
-        at_least = np.count_nonzero(candidate)
-        if 8 * at_least < len(row):
-            row = row.compress(candidate)
-        above[k] = np.count_nonzero(row > high[k])
-        within[k] = at_least - above[k]
-    return above, within
+    n, m = rows.shape
+    at = np.flatnonzero(rows >= low[edges[1:] - 1, None])
+    of = np.repeat(np.arange(n), np.diff(edges))
+    if 8 * len(at) > rows.size:
+        above, at_least = np.empty_like(of), np.empty_like(of)
+        for start, stop, row in zip(edges, edges[1:], np.sort(rows, axis=1), strict=False):
+            above[start:stop] = m - row.searchsorted(high[start:stop], "right")
+            at_least[start:stop] = m - row.searchsorted(low[start:stop], "left")
+        return above, at_least - above, of
+    keys = rows.reshape(-1)[at] + 8.0 * (at // m)
+    keys.sort()
+    end = at.searchsorted((of + 1) * m)
+    above = end - keys.searchsorted(high + 8.0 * of, "right")
+    return above, end - keys.searchsorted(low + 8.0 * of, "left") - above, of

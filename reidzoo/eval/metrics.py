@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from typing import Protocol as Structure
 
@@ -48,6 +50,7 @@ __all__ = [
     "metrics_from_distances",
 ]
 
+_TOGETHER = 256  # images of some identities, about, whose similarities are computed in one product
 _log = get_logger(__name__)
 
 
@@ -80,7 +83,7 @@ def compute_metrics(
     Queries without a true match count in ``num_queries`` but not in the means.
 
     Exact (the ranks are those of float64 arithmetic), deterministic, and streamed: neither the query x gallery matrix
-    nor a sorted row of it ever exists. Memory above the inputs is about 150 MB, growing only with the true pairs.
+    nor a sorted row of it ever exists. Memory above the inputs is about 110 MB, growing only with the true pairs.
 
     Args:
         query_features: (Q, D) array or tensor of any real type; memory maps are read in pieces.
@@ -176,36 +179,40 @@ def metrics_from_distances(
     return _from_blocks(blocks, query, gallery, ap, max_rank, as_protocol(protocol))
 
 
-def average_precision(positions: Index, convention: Convention = "rectangle") -> float:
-    """Average precision of one ranking.
+def average_precision(positions: Index, convention: Convention = "rectangle") -> NDArray[np.float64]:
+    """Average precision of rankings that have equally many true matches.
 
     With the true matches at 0-based positions r_0 < ... < r_{n-1}, precision at the i-th is (i+1)/(r_i+1).
     ``"rectangle"`` averages these; ``"trapezoid"`` averages each with the precision just before it, i/r_i (1 if
     r_i = 0), as in the evaluation code of the Oxford buildings and Market-1501.
 
     Args:
-        positions: (n,) ascending 0-based positions of the true matches, n >= 1.
+        positions: (..., n) ascending 0-based positions of the true matches, n >= 1.
         convention: ``"rectangle"`` or ``"trapezoid"``.
+
+    Returns:
+        (...) in (0, 1].
     """
-    i = np.arange(len(positions))
+    i = np.arange(positions.shape[-1])
     precision = (i + 1) / (positions + 1)
     if convention == "trapezoid":
         before = np.where(positions > 0, i / np.maximum(positions, 1), 1.0)
         precision = (precision + before) / 2
-    return float(precision.mean())
+    mean: NDArray[np.float64] = precision.mean(axis=-1)
+    return mean
 
 
 def interpolated_precision(positions: Index) -> NDArray[np.float64]:
-    """Return the best precision at each recall 0, 0.01, ..., 1 or above it, (101,).
+    """Return the best precision at each recall 0, 0.01, ..., 1 or above it, (..., 101).
 
     Args:
-        positions: (n,) ascending 0-based positions of the true matches of one ranking, n >= 1.
+        positions: (..., n) ascending 0-based positions of the true matches of rankings, n >= 1.
     """
-    n = len(positions)
+    n = positions.shape[-1]
     precision = np.arange(1, n + 1) / (positions + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
+    best = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
     needed = -(-np.arange(101) * n // 100)  # matches that make this recall
-    at_recall: NDArray[np.float64] = best[np.maximum(needed, 1) - 1]
+    at_recall: NDArray[np.float64] = best[..., np.maximum(needed, 1) - 1]
     return at_recall
 
 
@@ -220,26 +227,37 @@ def _find_matches(
 ) -> tuple[Index, list[Matches]]:
     """Return the queries that have a true match, ascending, and the matches of each."""
     found: dict[int, Matches] = {}
-    q_order, g_order = np.argsort(query.ids, kind="stable"), np.argsort(gallery.ids, kind="stable")
     ids = np.intersect1d(query.ids, gallery.ids)
-    q_edges = query.ids[q_order].searchsorted(ids, "left"), query.ids[q_order].searchsorted(ids, "right")
-    g_edges = gallery.ids[g_order].searchsorted(ids, "left"), gallery.ids[g_order].searchsorted(ids, "right")
+    q_order, g_order = _by_identity(query.ids, ids), _by_identity(gallery.ids, ids)
+    q_edges, g_edges = (
+        np.append(side.ids[order].searchsorted(ids), len(order))
+        for side, order in ((query, q_order), (gallery, g_order))
+    )
+    cuts = np.unique((q_edges + g_edges).searchsorted(np.arange(0, len(q_order) + len(g_order), _TOGETHER)))
 
-    def find(edges: tuple[int, int, int, int]) -> None:
-        qa, qb, ga, gb = edges
-        queries, own = q_order[qa:qb], g_order[ga:gb]
-        counts = rules.counts(query.cams[queries], gallery.cams[own])
-        if not counts.any():
-            return
-        similarity = exact_similarity(wanted, queries, candidates, own)
-        for q, s, c in zip(queries.tolist(), similarity, counts, strict=True):
-            if c.any():
-                found[q] = Matches(own, s, c)
+    def find(span: tuple[int, int]) -> None:
+        """Find the matches of a few identities, whose similarities are computed in one product."""
+        q_edge, g_edge = q_edges[span[0] : span[1] + 1], g_edges[span[0] : span[1] + 1]
+        queries, images = q_order[q_edge[0] : q_edge[-1]], g_order[g_edge[0] : g_edge[-1]]
+        products = exact_similarity(wanted, queries, candidates, images)
+        q_edge, g_edge = q_edge - q_edge[0], g_edge - g_edge[0]
+        for q0, q1, g0, g1 in zip(q_edge, q_edge[1:], g_edge, g_edge[1:], strict=False):
+            own = images[g0:g1]
+            counts = rules.counts(query.cams[queries[q0:q1]], gallery.cams[own])
+            for q, s, c in zip(queries[q0:q1].tolist(), products[q0:q1, g0:g1].copy(), counts, strict=True):
+                if c.any():
+                    found[q] = Matches(own, s, c)
 
-    with threads() as each:
-        each(find, list(zip(*q_edges, *g_edges, strict=True)))
+    with threads() as (_, run):
+        deque(run(find, pairwise(np.append(cuts, len(ids)))), 0)
     valid = sorted(found)
     return np.array(valid, np.int64), [found[q] for q in valid]
+
+
+def _by_identity(of_images: Index, ids: Index) -> Index:
+    """Return the images of some identities, ordered by them."""
+    some = np.flatnonzero(np.isin(of_images, ids))
+    return some[np.argsort(of_images[some], kind="stable")]
 
 
 def _from_blocks(
@@ -277,20 +295,25 @@ def _summary(
     scores: Scores,
     cmc: NDArray[np.float64] | None,
 ) -> EvalResult:
-    per_query = np.full(num_queries, np.nan)
-    per_query[valid] = [average_precision(p, ap) for p in positions]
-    first = np.array([p[0] for p in positions])
+    per_query, precision = np.full(num_queries, np.nan), np.zeros(101)
+    matches = np.array([len(p) for p in positions])
+    for n in np.unique(matches):
+        same = np.flatnonzero(matches == n)
+        block = np.stack([positions[q] for q in same])
+        per_query[valid[same]] = average_precision(block, ap)
+        precision += interpolated_precision(block).sum(axis=0)
+    first, last = (np.array([p[end] for p in positions]) for end in (0, -1))
     return EvalResult(
         mAP=float(per_query[valid].mean()),
         cmc=(first[:, None] < np.arange(max_rank + 1)).mean(axis=0) if cmc is None else cmc,
-        mINP=float(np.mean([len(p) / (p[-1] + 1) for p in positions])),
+        mINP=float((matches / (last + 1)).mean()),
         per_query_ap=per_query,
         num_queries=num_queries,
         num_valid=len(valid),
         convention=ap,
         protocol=rules.name,
         scores=scores,
-        precision=np.mean([interpolated_precision(p) for p in positions], axis=0),
+        precision=precision / len(valid),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_tile_sizes_change_nothing(monkeypatch, metric):
     whole = compute_metrics(*problem, metric=metric)
     monkeypatch.setattr(_ranks, "_PIECE_BYTES", 1)
     monkeypatch.setattr(_ranks, "_TILE_BYTES", 1)
-    monkeypatch.setattr(_ranks, "_EXACT_QUERIES", 16)
+    monkeypatch.setattr(_ranks, "_COUNTED", 16)
     pieces = compute_metrics(*problem, metric=metric)
     np.testing.assert_array_equal(whole.per_query_ap, pieces.per_query_ap)
     np.testing.assert_array_equal(whole.cmc, pieces.cmc)
@@ -126,6 +127,9 @@ def test_threads_change_nothing(metric):
         for threads in (1, 3):
             torch.set_num_threads(threads)
             results.append(compute_metrics(*problem, metric=metric))
+            assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(torch.get_num_threads).result() == 3
     finally:
         torch.set_num_threads(before)
     one, three = results
