@@ -147,7 +147,7 @@ class FeatureWriter:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         shape = (self.made_by["images"], self.made_by["dim"])
-        np.lib.format.open_memmap(self.folder / "features.npy", "w+", np.float32, shape)
+        np.lib.format.open_memmap(self.folder / "features.npy", "w+", self.made_by.get("dtype", "float32"), shape)
         (self.folder / "done").write_bytes(bytes(shape[0]))
         _reserve(self.folder / "features.npy")
         with atomic(self.folder / "made_by.json") as temporary:
@@ -162,7 +162,13 @@ class FeatureWriter:
         return np.flatnonzero(self._done == 0)
 
     def write(self, rows: NDArray[np.int64], values: NDArray[np.float32]) -> None:
-        """Put in the features (n, D) of these rows."""
+        """Put in the features (n, D) of these rows.
+
+        Raises:
+            DataError: One is too large for the file's numbers.
+        """
+        if (largest := float(np.abs(values).max(initial=0))) > float(np.finfo(self._values.dtype).max):
+            raise DataError(f"A feature has the value {largest:.3g}, too large for float16. Write float32 features.")
         self._values[rows] = values
         self._waiting.append(rows)
         if time.monotonic() - self._saved > _EVERY:

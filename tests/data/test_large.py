@@ -20,7 +20,8 @@ from reidzoo import pretrain
 from reidzoo.data import Records, load_dataset, write_synthetic
 from reidzoo.data import _json_stream as json_stream
 from reidzoo.data._json_stream import iter_json_list
-from reidzoo.data.datasets.luperson import read_luperson, read_name_list
+from reidzoo.data.datasets.luperson import read_luperson
+from reidzoo.data.ranked_list import read_name_list
 from reidzoo.errors import ConfigError, DataError, DataNotFoundError
 
 LAYOUTS = ("cion_al", "luperson", "luperson_nl")

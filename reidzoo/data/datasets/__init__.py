@@ -30,6 +30,7 @@ from reidzoo.data.datasets import (
     msmt17,
     prid,
     synthetic,
+    tracklets,
     viper,
 )
 from reidzoo.data.datasets._reader import Reader, differences
@@ -63,6 +64,7 @@ for _name, _reader in (
     ("synthetic", synthetic.READER),
     ("hf", hf.READER),
     ("folder", folder.READER),
+    ("tracklets", tracklets.READER),
     ("csv", csv.READER),
 ):
     _READERS.add(_name, _reader)
@@ -156,8 +158,9 @@ def _read(name: str, variant: str, path: Path) -> ReIDDataset:
         )
     variant = variant or (reader.variants[0] if reader.variants else "")
     data = reader.read(path, variant) if reader.variants else reader.read(path)
-    drawn = (data.root / "synthetic.json").exists()  # people in this layout are no copy of it
-    if not drawn and (found := differences(data, reader.published.get(variant, {}))):
+    # Drawn people, or identities that `reidzoo seek` found, are no copy of the set whose layout they have.
+    ours = any((data.root / name).exists() for name in ("synthetic.json", "seek.json"))
+    if not ours and (found := differences(data, reader.published.get(variant, {}))):
         _logger.warning("%s at %s is not the published set: %s.", name, data.root, "; ".join(found))
     return data
 

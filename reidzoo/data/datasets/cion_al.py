@@ -70,7 +70,7 @@ def _build(writer: IndexWriter, annotation: Path) -> None:
             writer.note(f"{annotation}: {name!r} is left out, because some entries have no integer from 0 there.")
         columns = {name: [entry[name] for entry in block] for name in extras}
         writer.add(paths, pid=[entry["id"] for entry in block], camid=NO_CAMERA, **columns)
-    _compare_with_disk(writer, annotation.parent, listed)
+    _compare_with_disk(writer, annotation, listed)
 
 
 def _checked(annotation: Path) -> Iterator[dict[str, Any]]:
@@ -98,9 +98,11 @@ def _wrong(annotation: Path, number: int, expected: str, entry: dict[str, Any]) 
     return DataError(f"{annotation}, entry {number:,}: expected {expected}, found {shown}.")
 
 
-def _compare_with_disk(writer: IndexWriter, root: Path, listed: dict[str, int]) -> None:
+def _compare_with_disk(writer: IndexWriter, annotation: Path, listed: dict[str, int]) -> None:
     """Note folders with fewer files than listed. Which files are missing, `reidzoo data check` says."""
-    short = []
+    if not writer.rows:
+        raise DataError(f"{annotation} lists no images. Expected:\n{LAYOUT}")
+    root, short = annotation.parent, []
     for folder, count in sorted(listed.items()):
         present = len(list_folder(root / folder)[0]) if (root / folder).is_dir() else 0
         if present < count:
@@ -114,8 +116,9 @@ def _compare_with_disk(writer: IndexWriter, root: Path, listed: dict[str, int]) 
     if short:
         folder, present, count = short[0]
         writer.note(
-            f"{root}: {missing:,} of {writer.rows:,} listed images are missing, in {len(short)} folders, for example "
-            f"{folder}/ has {present:,} files of {count:,}. Complete the copy; training names the missing images."
+            f"{root}: at least {missing:,} of {writer.rows:,} listed images are missing, in {len(short)} folders, for "
+            f"example {folder}/ has {present:,} files of {count:,}. Complete the copy; training names those that are "
+            "missing."
         )
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from reidzoo.data._index import IndexWriter, indexed
 from reidzoo.data.datasets._reader import Counts, Reader
 from reidzoo.data.datasets._scan import describe, find_root, list_folder
 from reidzoo.data.datasets._videos import read_videos
+from reidzoo.data.ranked_list import first_part, read_name_list
 from reidzoo.data.records import NO_CAMERA, Records, ReIDDataset
-from reidzoo.errors import ConfigError, DataError, DataNotFoundError
+from reidzoo.errors import ConfigError, DataNotFoundError
 
 ALIASES = ("LUPerson", "luperson", "LUP", "lup")
 LISTS = ("CFS_list.pkl", "cfs_list.pkl", "CFS_list.json", "cfs_list.json", "CFS_list.txt", "cfs_list.txt")
@@ -84,7 +81,7 @@ def _read_selection(root: Path, keep: float) -> Records:
 
     def build(writer: IndexWriter) -> None:
         listed = read_name_list(file)
-        chosen = listed[: math.ceil(keep * len(listed)) if keep < 1 else int(keep)]
+        chosen = first_part(listed, keep) if keep < 1 else listed[: int(keep)]
         if len(chosen) < keep:
             writer.note(f"{file}: it lists {len(listed):,} images, fewer than the {keep:,} to keep.")
         present = _list_images(writer, root)
@@ -131,36 +128,6 @@ def _add(writer: IndexWriter, names: Sequence[str], videos: dict[str, int]) -> N
             [f"images/{name}" for name in block], pid=0, camid=NO_CAMERA,
             video=[videos[name] for name in block], frame=frames,
         )  # fmt: skip
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
-
-
-def read_name_list(file: Path) -> list[str]:
-    """Read a list of file names: a ``.pkl`` or ``.json`` that holds one, or a ``.txt`` with one name per line.
-
-    A pickle is read without loading anything but strings and lists, so it cannot run code.
-
-    Raises:
-        DataError: The file holds something else.
-    """
-    try:
-        if file.suffix == ".pkl":
-            with file.open("rb") as stream:
-                names = _PlainUnpickler(stream).load()
-        elif file.suffix == ".json":
-            names = json.loads(file.read_text("utf-8-sig"))
-        else:
-            names = [line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip()]
-    except Exception as e:  # damaged pickles raise nearly anything
-        raise DataError(f"{file} cannot be read ({e}). Expected a list of file names, best first.") from e
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{file} holds no list of file names, but {type(names).__name__}: {str(names)[:80]}")
-    if len(set(names)) < len(names):
-        raise DataError(f"{file} names {len(names) - len(set(names)):,} images twice.")
-    return names
 
 
 READER = Reader(
