@@ -87,6 +87,8 @@ def test_dino_head_gives_cosines_with_unit_rows():
     expected = (z / np.linalg.norm(z, axis=1, keepdims=True)) @ (v / np.linalg.norm(v, axis=1, keepdims=True)).T
     np.testing.assert_allclose(head(x).detach().numpy(), expected, atol=1e-6)
     assert float(head(x).detach().abs().max()) <= 1 + 1e-6
+    torch.testing.assert_close(head.bottleneck(x) @ head.last_layer.weight.T, head(x))
+    torch.testing.assert_close(head.bottleneck(x).norm(dim=1), torch.ones(6))
 
 
 def test_dino_head_start_and_names():

@@ -48,9 +48,13 @@ class DINOHead(nn.Module):
                 nn.init.zeros_(module.bias)
         self.last_layer = UnitNormLinear(bottleneck_dim, out_dim)
 
+    def bottleneck(self, x: Tensor) -> Tensor:
+        """``(B, D)`` features -> ``(B, bottleneck_dim)`` of length 1, the input of the last layer."""
+        return F.normalize(self.mlp(x), dim=-1)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, D)`` features -> ``(B, O)`` logits."""
-        logits: Tensor = self.last_layer(F.normalize(self.mlp(x), dim=-1))
+        logits: Tensor = self.last_layer(self.bottleneck(x))
         return logits
 
 
@@ -66,6 +70,12 @@ class UnitNormLinear(nn.Module):
         self.weight_v = nn.Parameter(torch.empty(out_features, in_features))
         nn.init.kaiming_uniform_(self.weight_v, a=math.sqrt(5))  # torch's default for a linear layer
 
+    @property
+    def weight(self) -> Tensor:
+        """``(out_features, in_features)``, differentiable: what `forward` multiplies with."""
+        norms: Tensor = self.weight_v.norm(dim=1, keepdim=True)
+        return self.weight_v * (self.weight_g / norms)
+
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in_features)`` -> ``(B, out_features)``."""
-        return F.linear(x, self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True)))
+        return F.linear(x, self.weight)
