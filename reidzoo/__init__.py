@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from reidzoo.eval.report import EvalResult
     from reidzoo.eval.rerank import rerank
     from reidzoo.models import ModelSpec, create_model, list_models, model_info
+    from reidzoo.training import recipes
     from reidzoo.training._run import TrainResult
     from reidzoo.training.finetune import finetune
+    from reidzoo.training.labels.cfs import cfs_scores
+    from reidzoo.training.labels.seeking import seek_identities
     from reidzoo.training.pretrain import pretrain
     from reidzoo.weights import from_pretrained, licenses, push_to_hub, save_pretrained
 
@@ -47,6 +50,9 @@ _EXPORTS = {
     "pretrain": "training.pretrain",
     "finetune": "training.finetune",
     "TrainResult": "training._run",
+    "cfs_scores": "training.labels.cfs",
+    "recipes": "training",
+    "seek_identities": "training.labels.seeking",
     "ReidzooError": "errors",
     "from_pretrained": "weights",
     "licenses": "weights",
@@ -64,6 +70,7 @@ __all__ = [
     "ReidzooError",
     "TrainResult",
     "__version__",
+    "cfs_scores",
     "compute_metrics",
     "create_model",
     "create_transform",
@@ -77,8 +84,10 @@ __all__ = [
     "model_info",
     "pretrain",
     "push_to_hub",
+    "recipes",
     "rerank",
     "save_pretrained",
+    "seek_identities",
 ]
 
 

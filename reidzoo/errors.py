@@ -34,6 +34,10 @@ class DataError(ReidzooError, ValueError):
     """Images or labels that cannot be used as they are."""
 
 
+class UnknownRecipeError(ConfigError, KeyError):
+    """A recipe that does not exist."""
+
+
 class UnknownDatasetError(DataError, KeyError):
     """A data set name that is not registered."""
 
@@ -76,6 +80,10 @@ class MissingExtraError(ReidzooError, ImportError):
 
 class TrainingError(ReidzooError, RuntimeError):
     """A training run that cannot go on (non-finite loss, a run folder of another run)."""
+
+
+class DivergedError(TrainingError):
+    """A training run whose loss or weights are no longer finite, or whose features have collapsed."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -124,21 +124,22 @@ def test_cli_page_names_every_command():
 
 
 def table(config: type[TrainConfig]) -> str:
-    """The settings that `config` has and `TrainConfig` has not (or with another default), as Markdown."""
-    common = {f.name: (f.default, f.metadata["help"]) for f in fields(TrainConfig)}
+    """The settings that `config` has and the class that it extends has not (or with another default), as Markdown."""
+    base = config.__base__ if config is not TrainConfig else None
+    common = {f.name: (f.default, f.metadata["help"]) for f in fields(base)} if base else {}
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     for f in fields(config):
         text = f.metadata["help"]
-        if config is TrainConfig or common.get(f.name) != (f.default, text):
+        if common.get(f.name) != (f.default, text):
             choices = f"; {', '.join(f.metadata['choices'])}" if f.metadata["choices"] else ""
             rows.append(f"| `{f.name}` | {show(f.default)} | {text}{choices} |")
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize("name", ["TrainConfig", "CIONConfig", "TransReIDConfig"])
+@pytest.mark.parametrize("name", ["TrainConfig", "PretrainConfig", "CIONConfig", "DINOConfig", "TransReIDConfig"])
 def test_settings_tables_agree_with_the_dataclasses(name):
     """Put right by ``REIDZOO_WRITE_DOCS=1 pytest tests/test_readme.py -k tables``."""
-    page = ROOT / "docs" / "training.md"
+    (page,) = (p for p in PAGES if f"<!-- table: {name} -->" in p.read_text(encoding="utf-8"))
     text, expected = page.read_text(encoding="utf-8"), table(getattr(configs, name))
     match = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", text, re.S)
     assert match
@@ -149,7 +150,7 @@ def test_settings_tables_agree_with_the_dataclasses(name):
 
 
 def test_every_settings_class_is_in_the_docs():
-    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name, value in vars(configs).items():
         if isinstance(value, type) and issubclass(value, TrainConfig):
             assert f"<!-- table: {name} -->" in text

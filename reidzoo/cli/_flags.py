@@ -10,17 +10,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 from reidzoo.training.configs import TrainConfig
 
 
-def add_config_flags(parser: argparse.ArgumentParser, config: type[TrainConfig], method: str) -> None:
-    """Add one flag per field of `config`, in two groups: those that every method has, and the method's own."""
+def add_config_flags(parser: argparse.ArgumentParser, config: type[Any], method: str) -> None:
+    """Add one flag per field of `config`; those that every training method has form a group of their own."""
     hints = get_type_hints(config)
-    common = {f.name for f in fields(TrainConfig)}
+    common = {f.name for f in fields(TrainConfig)} if issubclass(config, TrainConfig) else set()
     shared = parser.add_argument_group("settings of all methods")
     own = parser.add_argument_group(f"settings of {method}")
     for f in fields(config):
         _add_flag(shared if f.name in common else own, f, hints[f.name])
 
 
-def typed_settings(args: argparse.Namespace, config: type[TrainConfig]) -> dict[str, Any]:
+def typed_settings(args: argparse.Namespace, config: type[Any]) -> dict[str, Any]:
     """Return the settings that were given as flags; the others keep the defaults of `config`."""
     return {f.name: getattr(args, f.name) for f in fields(config) if hasattr(args, f.name)}
 

@@ -29,20 +29,25 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--pretrained", action="store_true", help="start from the published weights, if you have them")
 
 
-def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add how images go through a network."""
+def add_inference_arguments(parser: argparse.ArgumentParser, *, views: bool = True) -> None:
+    """Add how images go through a network; with `views`, also whether as mirror images and in several sizes."""
     parser.add_argument("--img-size", metavar="HxW", type=size, help="input size (default: the model's own)")
     parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="images per forward pass (default: 64)")
     parser.add_argument("--num-workers", metavar="N", type=int, default=2, help="loader processes (default: 2)")
-    parser.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="average the features of each image and its mirror image (default: yes)",
-    )
-    parser.add_argument(
-        "--scales", metavar="X,...", type=_factors, default=(1.0,), help="average over these input scales (default: 1)"
-    )
+    if views:
+        parser.add_argument(
+            "--flip",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="average the features of each image and its mirror image (default: yes)",
+        )
+        parser.add_argument(
+            "--scales",
+            metavar="X,...",
+            type=_factors,
+            default=(1.0,),
+            help="average over these input scales (default: 1)",
+        )
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16", "auto"), default="fp32", help="arithmetic (default: fp32)"
     )
@@ -55,7 +60,7 @@ def add_inference_arguments(parser: argparse.ArgumentParser) -> None:
 def inference_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was typed for `add_inference_arguments`, as `extract_features` takes it."""
     names = ("img_size", "batch_size", "num_workers", "flip", "scales", "precision", "device", "overwrite")
-    return {name: getattr(args, name) for name in names}
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
 def _factors(text: str) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from reidzoo.cli._model import add_model_argument
 from reidzoo.cli._parser import Parser
 from reidzoo.cli._table import table
 from reidzoo.errors import ConfigError
+from reidzoo.training import recipes
 from reidzoo.training.configs import make_config
 from reidzoo.training.methods import MethodInfo
 
@@ -33,20 +34,29 @@ def add_train_arguments(parser: Parser, methods: Registry[MethodInfo], default: 
     )
     about = "; ".join(f"{name}: {methods[name].summary}" for name in methods)
     parser.add_argument("--method", metavar="NAME", default=default, help=f"{about} (default: {default})")
+    if methods[default].stage == "pretrain":
+        parser.add_argument(
+            "--recipe",
+            metavar="NAME",
+            help="published settings that `reidzoo recipes list` names; --config wins over them",
+        )
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="settings as JSON, or a run's config.json; flags win over it"
     )
 
     def add_settings(words: list[str]) -> None:
         name = _method(words, default)
+        parser.set_defaults(method=name)
         add_config_flags(parser, methods[name].config, name)
 
     parser.before_parsing = add_settings
 
 
 def settings(args: argparse.Namespace, info: MethodInfo) -> Any:
-    """The run's config: defaults, then ``--config``, then flags."""
-    return make_config(info.config, _read_config(args), typed_settings(args, info.config))
+    """The run's config: defaults, then ``--recipe``, then ``--config``, then flags."""
+    name = getattr(args, "recipe", None)
+    base = {**(recipes.get(name).settings if name else {}), **(_read_config(args) or {})}
+    return make_config(info.config, base, typed_settings(args, info.config))
 
 
 def report(result: TrainResult, args: argparse.Namespace, next_command: list[str]) -> None:
@@ -64,8 +74,10 @@ def report(result: TrainResult, args: argparse.Namespace, next_command: list[str
 
 def _method(words: list[str], default: str) -> str:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--method", nargs="?", default=default)
-    return first.parse_known_args(words)[0].method or default
+    first.add_argument("--method", nargs="?")
+    first.add_argument("--recipe", nargs="?")
+    typed = first.parse_known_args(words)[0]
+    return recipes.method_of(typed.recipe, typed.method) if typed.recipe else typed.method or default
 
 
 def _read_config(args: argparse.Namespace) -> dict[str, Any] | None:

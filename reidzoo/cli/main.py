@@ -25,6 +25,9 @@ COMMANDS = {
     "license": "terms of other people's weights and data: read, accept",
     "demo": "the whole job on drawn people: pre-train, fine-tune, evaluate",
     "data": "list, check or draw data sets",
+    "cfs": "rank the images of a large set by how close they are to a target domain",
+    "recipes": "published training settings by name: list, show",
+    "seek": "find the identities in a tracker's output, to pre-train on",
     "pretrain": "pre-train a backbone on images grouped by person",
     "finetune": "fit a backbone to a data set with identity labels",
     "evaluate": "measure how well a network finds persons again (mAP, Rank-k, mINP)",
@@ -32,7 +35,7 @@ COMMANDS = {
     "search": "keep a gallery as an index, and find persons in it",
     "doctor": "versions, devices and folders: what to paste into a bug report",
 }
-_RESUMABLE = ("demo", "pretrain", "finetune")
+_RESUMABLE = ("cfs", "demo", "seek", "pretrain", "finetune")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

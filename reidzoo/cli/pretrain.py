@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from reidzoo.cli import _train
 from reidzoo.cli._flags import show
@@ -22,7 +23,9 @@ def run(args: argparse.Namespace) -> int:
     from reidzoo.training.pretrain import pretrain
 
     model = chosen_model(args, config.img_size)
-    result = pretrain(model, args.data, method=args.method, output_dir=args.output_dir, config=config)
+    result = pretrain(
+        model, args.data, method=args.method, recipe=args.recipe, output_dir=args.output_dir, config=asdict(config)
+    )
     name = args.output_dir.name
     following = ["reidzoo", "finetune", str(args.output_dir), "market1501:/path/to/market1501"]
     if config.img_size != FINETUNE["transreid"].config().img_size:

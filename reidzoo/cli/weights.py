@@ -41,7 +41,13 @@ def add_arguments(parser: Parser) -> None:
     command = commands.add_parser("export", help="write weights in the layout of the official files")
     command.add_argument("model", metavar="NAME", help="a backbone in the store, or the folder or file of a run")
     command.add_argument("out", metavar="OUT", type=Path, help="file to write, such as r50.pth")
-    command.add_argument("--layout", choices=("official",), default="official", help="default: official")
+    command.add_argument(
+        "--layout",
+        choices=("official", "official-training"),
+        default="official",
+        help="official: the backbone; official-training: all of a pre-training run, to go on with the original code "
+        "(default: official)",
+    )
     command.set_defaults(weights_run=_export)
 
     command = commands.add_parser("remove", help="delete a backbone's weights from the store")
@@ -93,11 +99,20 @@ def _verify(args: argparse.Namespace) -> int:
 def _export(args: argparse.Namespace) -> int:
     from reidzoo.cli._model import model_name
     from reidzoo.models import create_model
-    from reidzoo.weights import export_official
+    from reidzoo.weights import export_official, read_metadata
+    from reidzoo.weights._saved import origin
 
+    if args.layout == "official-training":
+        from reidzoo.training._official import export_training
+
+        print(export_training(Path(args.model), args.out))
+        return 0
     name = model_name(args.model)
-    stored = not name.startswith(("local-dir:", "hf-hub:"))
-    print(export_official(create_model(name, pretrained=stored), args.out))
+    source, _, file = name.partition(":")
+    if source == "local-dir":
+        print(export_official(create_model(name), args.out, **origin(read_metadata(file))))
+    else:
+        print(export_official(create_model(name, pretrained=source != "hf-hub"), args.out))
     return 0
 
 

@@ -178,7 +178,8 @@ def _decode(path: str, draft: bool = False) -> Image.Image:
 
 
 def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error)  # the system's words, without the path that is named anyway
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -19,6 +19,7 @@ from reidzoo.errors import ConfigError, DataError
 IntArray = NDArray[np.int64]
 Remainder = Literal["pad", "reference", "drop"]
 ShortIds = Literal["replace", "cycle", "drop"]
+Tail = Literal["drop", "wrap"]
 
 CION_INSTANCES = ((0, 2), (40, 4), (60, 6), (80, 8))
 """Images per identity from each epoch on, as in CION (Zuo et al., NeurIPS 2024)."""
@@ -58,6 +59,12 @@ class EpochSampler(ABC):
         mine = slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         return self._global_plan(epoch)[:, mine]
 
+    def _check_ranks(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"rank is {self.rank}; expected 0 to {self.world_size - 1}, for {self.world_size} ranks.")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; expected 0 or more.")
+
     def _global_plan(self, epoch: int) -> IntArray:
         if self._last is None or self._last[0] != epoch:
             images = self.draw_epoch(epoch)
@@ -65,14 +72,43 @@ class EpochSampler(ABC):
         return self._last[1]
 
 
+class ShuffleSampler(EpochSampler):
+    """All images once, in random order; what does not fill the last batch of an epoch is left out, others each time.
+
+    Args:
+        images: how many there are.
+        batch_size: images per rank and step.
+        world_size: number of ranks.
+        rank: whose share `epoch` returns.
+        seed: not negative.
+
+    Raises:
+        ConfigError: The numbers do not fit together, or there are fewer images than a batch of all ranks needs.
+    """
+
+    def __init__(self, images: int, *, batch_size: int, world_size: int = 1, rank: int = 0, seed: int = 0) -> None:
+        super().__init__(batch_size, world_size, rank, seed)
+        self._check_ranks()
+        if images < batch_size * world_size:
+            raise ConfigError(
+                f"A batch of {batch_size} images on each of {world_size} ranks needs {batch_size * world_size}; the "
+                f"data have {images}. Choose batch_size={max(1, images // world_size)} or less."
+            )
+        self._images = images
+
+    def draw_epoch(self, epoch: int) -> IntArray:
+        """Draw a permutation of the images, cut into batches."""
+        order = np.random.default_rng((self.seed, epoch, STREAM)).permutation(self._images)
+        size = self.batch_size * self.world_size
+        return order[: self._images // size * size].reshape(-1, size)
+
+
 class GradualIdentitySampler(EpochSampler):
     """Batches of identities with K images each, K growing with the epochs (CION; K fixed: PK sampling).
 
     Every global batch holds P = `batch_size` * `world_size` / K distinct identities; K consecutive rows are of one
     identity. An identity's images are shuffled and cut into blocks of K; as long as P identities have blocks left, P of
-    them are drawn uniformly and give one block each. What then remains (fewer than P identities) is left out.
-
-    The release of CION draws P per rank, so that its batches depend on the number of ranks; here P is global.
+    them are drawn uniformly and give one block each. What then remains (fewer than P identities) is the tail.
 
     Args:
         pids: (N,) identity of every image.
@@ -86,6 +122,12 @@ class GradualIdentitySampler(EpochSampler):
             cut, as CION's release does. ``"drop"``: leave n mod K out, others in every epoch.
         short_ids: identities with n < K images. ``"replace"``: one block of K draws with replacement, as CION's release
             does. ``"cycle"``: one block in which every image comes up K // n times or once more. ``"drop"``: left out.
+        tail: what happens to the last, fewer than P identities. ``"drop"``: nothing, as in CION's release; their
+            remaining blocks are left out, others in every epoch. ``"wrap"``: one more batch, filled with identities
+            that come up again.
+        rank_slices: share an epoch as CION's release does: P is drawn per rank, the draws are strung together, and each
+            rank takes a consecutive part of them. So the batches depend on the number of ranks, the last rank gets the
+            identities with the most images, and a group of K may belong to the same person as another of its batch.
 
     Raises:
         ConfigError: The numbers do not fit together, or there are fewer identities than a batch needs.
@@ -103,6 +145,8 @@ class GradualIdentitySampler(EpochSampler):
         seed: int = 0,
         remainder: Remainder = "pad",
         short_ids: ShortIds = "replace",
+        tail: Tail = "drop",
+        rank_slices: bool = False,
     ) -> None:
         labels = np.asarray(pids).reshape(-1)
         if len(labels) and labels.min() < 0:
@@ -111,7 +155,7 @@ class GradualIdentitySampler(EpochSampler):
             )
         self._schedule = ((0, num_instances),) if isinstance(num_instances, int) else tuple(num_instances)
         super().__init__(batch_size, world_size, rank, seed)
-        self._remainder, self._short_ids = remainder, short_ids
+        self._remainder, self._short_ids, self._tail, self._rank_slices = remainder, short_ids, tail, rank_slices
 
         # Images grouped by identity: those of identity i are _images[_first[i] : _first[i] + _count[i]].
         self._images = np.argsort(labels, kind="stable")
@@ -123,6 +167,12 @@ class GradualIdentitySampler(EpochSampler):
         """K in `epoch`."""
         return [k for first, k in self._schedule if first <= epoch][-1]
 
+    def released_steps(self) -> int:
+        """Steps of an epoch as CION's release estimates them before the first: whole groups of the first K."""
+        k = self.num_instances(0)
+        at_least = np.maximum(self._count, k)
+        return int((at_least - at_least % k).sum()) // self.world_size // self.batch_size
+
     def draw_epoch(self, epoch: int) -> IntArray:
         """Draw one pass with the K of `epoch`."""
         return self.draw_pass(self.num_instances(epoch), np.random.default_rng((self.seed, epoch, STREAM)))
@@ -130,9 +180,22 @@ class GradualIdentitySampler(EpochSampler):
     def draw_pass(self, k: int, rng: np.random.Generator) -> IntArray:
         """One pass through the images, with `k` images per identity: (steps, global batch) int64 rows of `pids`."""
         queue, start, blocks = self._queues(k, rng)
-        chunks = _draw_chunks(start, blocks, self.batch_size * self.world_size // k, k, rng)
+        chunks = _draw_chunks(start, blocks, self._identities(k), k, rng, wrap=self._tail == "wrap")
         images: IntArray = queue[chunks[:, :, None] + np.arange(k)]
-        return images.reshape(len(chunks), -1)
+        return self._slices(images.reshape(-1), k) if self._rank_slices else images.reshape(len(chunks), -1)
+
+    def _identities(self, k: int) -> int:
+        """P, the identities that are drawn together."""
+        return self.batch_size * (1 if self._rank_slices else self.world_size) // k
+
+    def _slices(self, images: IntArray, k: int) -> IntArray:
+        """Give every rank a consecutive part of whole groups, and cut it into batches."""
+        share = len(images) // self.world_size // k * k
+        parts = images[: share * self.world_size].reshape(self.world_size, share)
+        steps = share // self.batch_size
+        batches = parts[:, : steps * self.batch_size].reshape(self.world_size, steps, self.batch_size)
+        plan: IntArray = batches.swapaxes(0, 1).reshape(steps, -1)
+        return plan
 
     def _queues(self, k: int, rng: np.random.Generator) -> tuple[IntArray, IntArray, IntArray]:
         """The images in the order in which each identity will give them.
@@ -171,10 +234,7 @@ class GradualIdentitySampler(EpochSampler):
             raise ConfigError(f"num_instances has first epochs {epochs}; expected 0 first, then increasing.")
         if min(sizes) < 1 or self.batch_size < 1:
             raise ConfigError(f"batch_size {self.batch_size}, num_instances {sizes}: expected 1 or more.")
-        if not 0 <= self.rank < self.world_size:
-            raise ConfigError(f"rank is {self.rank}; expected 0 to {self.world_size - 1}, for {self.world_size} ranks.")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; expected 0 or more.")
+        self._check_ranks()
         unit = math.lcm(*sizes)
         if self.batch_size % unit:
             raise ConfigError(
@@ -184,10 +244,12 @@ class GradualIdentitySampler(EpochSampler):
             )
         for k in sizes:
             usable = int((self._count >= k).sum()) if self._short_ids == "drop" else len(self._count)
-            needed = self.batch_size * self.world_size // k
+            needed = self._identities(k)
             if usable < needed:
                 fitting = usable * k // self.world_size // unit * unit
                 advice = f"Choose batch_size={fitting} or less." if fitting else "Use more data, or fewer ranks."
+                if len(self._count) == 1:  # LUPerson, for one, calls everybody 0
+                    advice = "For images without identities there is method='dino' (command line: --method dino)."
                 raise ConfigError(
                     f"A batch of {self.batch_size} images on each of {self.world_size} ranks, {k} per identity, needs "
                     f"{needed} identities; the data have {usable} that can be used. {advice}"
@@ -223,7 +285,9 @@ class PKSampler(GradualIdentitySampler):
         )
 
 
-def _draw_chunks(start: IntArray, blocks: IntArray, size: int, k: int, rng: np.random.Generator) -> IntArray:
+def _draw_chunks(
+    start: IntArray, blocks: IntArray, size: int, k: int, rng: np.random.Generator, *, wrap: bool
+) -> IntArray:
     """Draw `size` distinct identities again and again until fewer have blocks left.
 
     Args:
@@ -232,6 +296,7 @@ def _draw_chunks(start: IntArray, blocks: IntArray, size: int, k: int, rng: np.r
         size: identities per chunk.
         k: images per block.
         rng: source of the draws.
+        wrap: join those that have blocks left, and others that start again, to one more chunk.
 
     Returns:
         (chunks, size) int64 queue positions where the drawn blocks begin.
@@ -253,6 +318,10 @@ def _draw_chunks(start: IntArray, blocks: IntArray, size: int, k: int, rng: np.r
             keep = np.ones(len(spent), dtype=bool)
             keep[spent[spent >= alive] - alive] = False
             pool[spent[spent < alive]] = pool[alive : alive + len(spent)][keep]
+    if wrap and alive:
+        finished = np.flatnonzero((blocks > 0) & (at == end))
+        again = rng.choice(finished, size - alive, replace=False)
+        chunks.append(rng.permutation(np.concatenate([at[pool[:alive]], start[again]])))
     return np.stack(chunks)
 
 

@@ -46,28 +46,33 @@ def line_chart(
     title: str = "",
     xlabel: str = "",
     ylabel: str = "",
+    columns: int | None = None,
 ) -> Path:
     """Draw lines and write them as a PNG, whole or not at all.
 
     Args:
-        panels: Lines by name, each ``(x, y)`` of equal lengths; or several such panels, drawn side by side. A value
-            that is not finite leaves a gap.
+        panels: Lines by name, each ``(x, y)`` of equal lengths; or several such panels. A value that is not finite
+            leaves a gap.
         path: The file to write.
         title: Over the whole picture.
         xlabel: Under every panel that has no ``xlabel`` of its own.
         ylabel: Over the vertical axis of a single panel.
+        columns: How many panels stand side by side; None: all.
 
     Returns:
         `path`.
     """
-    row: list[Panel] = [{"series": panels, "ylabel": ylabel}] if isinstance(panels, Mapping) else list(panels)
+    drawn: list[Panel] = [{"series": panels, "ylabel": ylabel}] if isinstance(panels, Mapping) else list(panels)
     head = _TITLE if title else 0
-    picture = Image.new("RGB", (_WIDTH * len(row) * _FINE, (_HEIGHT + head) * _FINE), "white")
+    columns = min(columns or len(drawn), len(drawn))
+    rows = math.ceil(len(drawn) / columns)
+    picture = Image.new("RGB", (_WIDTH * columns * _FINE, (_HEIGHT * rows + head) * _FINE), "white")
     draw = ImageDraw.Draw(picture, "RGBA")  # blends
     if title:
         draw.text((_LEFT * _FINE, 14 * _FINE), title, _INK, _font(17))
-    for i, panel in enumerate(row):
-        _Axes(draw, i * _WIDTH, head, panel, panel.get("xlabel", xlabel)).draw()
+    for i, panel in enumerate(drawn):
+        y, x = divmod(i, columns)
+        _Axes(draw, x * _WIDTH, head + y * _HEIGHT, panel, panel.get("xlabel", xlabel)).draw()
     path = Path(path)
     with atomic(path) as temporary:
         picture.resize((picture.width // _REDUCE, picture.height // _REDUCE), Image.Resampling.LANCZOS).save(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from timm.layers import DropPath
 from torch import nn
 
 from reidzoo.models.layers import IBN
@@ -31,6 +33,22 @@ def set_last_stride_1(resnet: Any) -> None:
             module.stride = (1, 1)
     block.stride = 1
     resnet.feature_info[-1]["reduction"] = resnet.feature_info[-2]["reduction"]
+
+
+def set_drop_path(network: nn.Module, rate: float) -> nn.Module:
+    """Give the residual branches of a timm network stochastic depth, rising linearly from 0 to `rate` over the blocks.
+
+    Source: Huang et al., "Deep Networks with Stochastic Depth", 2016, section 3. Networks whose blocks have no place
+    for it (GhostNet, RepViT) stay as they are.
+    """
+    # An unused place holds an Identity, or None, which torch keeps apart from the modules.
+    slots = [[n for n in vars(m) | m._modules if re.fullmatch(r"drop_path\d?", n)] for m in network.modules()]
+    blocks = [(block, names) for block, names in zip(network.modules(), slots, strict=True) if names]
+    for i, (block, names) in enumerate(blocks):
+        share = rate * i / max(len(blocks) - 1, 1)
+        for name in names:
+            setattr(block, name, DropPath(share) if share else nn.Identity())
+    return network
 
 
 def use_ibn(resnet: Any) -> None:

@@ -5,8 +5,10 @@
     output_dir/
       config.json            the settings and what they were applied to
       metrics.jsonl          one line per step and per epoch
-      curves.png             drawn at the end of every epoch
+      images.json            which training images could be decoded
+      curves.png             drawn at ends of epochs, twice a minute at most
       checkpoints/last.pt    everything that the next step needs
+      checkpoints/failed.pt  the same of a run that diverged, from when that was noticed
       model.safetensors      the trained network, for create_model("local-dir:output_dir")
 """
 
@@ -16,6 +18,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,9 +26,9 @@ import torch
 from reidzoo._files import atomic
 from reidzoo.errors import CheckpointError, ConfigError, TrainingError
 
-# Settings that may differ between a run and its continuation: they don't change what is computed (`batch_size` may,
-# because the run notes the images per step of all ranks together).
-_FREE = {
+# What may differ between a run and its continuation: it doesn't change what is computed, up to rounding (`batch_size`
+# may, because the run notes the images per step of all ranks together).
+FREE = {
     "num_workers",
     "device",
     "devices",
@@ -34,7 +37,13 @@ _FREE = {
     "overwrite",
     "checkpoint_every_steps",
     "eval_every",
+    "probe",
+    "collapse_steps",
     "skip_corrupt",
+    "ranks",
+    "grad_checkpointing",
+    "compile",
+    "shard_optimizer",
 }
 
 
@@ -52,7 +61,11 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError) as e:
+    except FileNotFoundError as e:
+        raise CheckpointError(
+            f"{path} is missing on this machine. The machines of a run need its output_dir on a disk that they share."
+        ) from e
+    except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as e:
         raise CheckpointError(f"{path} cannot be read ({e}). Delete it, or start anew with overwrite=True.") from e
     if not isinstance(state, dict) or "position" not in state:
         raise CheckpointError(f"{path} is not the checkpoint of a run: it has no 'position'")
@@ -60,15 +73,29 @@ def load(path: Path) -> dict[str, Any]:
 
 
 class RunFolder:
-    """An output folder that belongs to one run."""
+    """An output folder that belongs to one run.
+
+    Attributes:
+        header: what its checkpoints say about the network in them: enough for `create_model` to build it.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.last = self.path / "checkpoints" / "last.pt"
+        self.failed = self.path / "checkpoints" / "failed.pt"
         self.metrics = self.path / "metrics.jsonl"
         self.curves = self.path / "curves.png"
+        self.images = self.path / "images.json"
         self.model = self.path / "model.safetensors"
+        self.header: dict[str, str] = {}
+
+    def record(self) -> dict[str, Any] | None:
+        """Return what `open` noted of the run that can go on here, None where there is none."""
+        if not (self.last.exists() and self.config.exists()):
+            return None
+        record: dict[str, Any] = json.loads(self.config.read_text())
+        return record
 
     def open(self, run: Mapping[str, Any], *, resume: str, overwrite: bool) -> bool:
         """Claim the folder for `run` (settings and what they apply to). Return True if the run goes on from `last`.
@@ -79,7 +106,8 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise TrainingError(f"output_dir {self.path} is a file; expected a folder or a new name")
-        occupied = self.path.exists() and any(self.path.iterdir())
+        # A run that was killed while it claimed the folder left no more than a part of its config.
+        occupied = self.path.exists() and any(not f.match(".config.json.*.tmp") for f in self.path.iterdir())
         if occupied and not self.config.exists():
             raise ConfigError(f"output_dir {self.path} holds files that are not a run. Choose a new folder.")
         if occupied and overwrite:
@@ -98,17 +126,21 @@ class RunFolder:
         return self.last.exists()
 
     def _clear(self) -> None:
-        """Delete what a run writes, and nothing else."""
-        for file in (self.metrics, self.curves, self.model, self.config):
+        """Delete what a run writes, and nothing else: `last` first, `config` at last, so that a kill leaves a run."""
+        for file in (self.last, self.failed, self.metrics, self.curves, self.images, self.model):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.last.parent, ignore_errors=True)
+        self.config.unlink(missing_ok=True)
 
     def _check_same(self, run: Mapping[str, Any]) -> None:
         before, now = _flat(json.loads(self.config.read_text())), _flat(json.loads(json.dumps(run)))
+        # Images per forward pass may follow the number of ranks, or eight ranks' work would not fit one's memory.
+        free = FREE | ({"micro_batch"} if before.get("ranks") != now.get("ranks") else set())
+        # A setting that only one side has is one that the other's version of reidzoo did not know.
         changed = [
-            f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key.rpartition(".")[2] not in _FREE
+            f"{key}: {before[key]!r} -> {now[key]!r}"
+            for key in sorted(before.keys() & now.keys())
+            if before[key] != now[key] and key.rpartition(".")[2] not in free
         ]
         if changed:
             raise TrainingError(

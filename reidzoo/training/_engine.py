@@ -6,25 +6,39 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from reidzoo._logging import get_logger
 from reidzoo.data.loaders import EpochBatches, ImageDataset, build_loader
-from reidzoo.errors import TrainingError
+from reidzoo.errors import CheckpointError, DivergedError, TrainingError
 from reidzoo.training import _checkpoint
+from reidzoo.training._alarm import CollapseAlarm
 from reidzoo.training._checkpoint import RunFolder
+from reidzoo.training._curves import draw_curves
 from reidzoo.training._distributed import World, barrier
-from reidzoo.training._tracking import Tracker, draw_curves, read_history
+from reidzoo.training._scaling import (
+    compiled,
+    distribute,
+    load_state,
+    recomputed,
+    shard,
+    statistics_at_rest,
+    whole_state,
+)
+from reidzoo.training._tracking import Tracker, read_history
 from reidzoo.training.configs import TrainConfig
 
 logger = get_logger(__name__)
+
+_DRAW_SECONDS = 30  # drawing takes a second: too long for after each of many short epochs
 
 
 @dataclass(frozen=True)
@@ -48,9 +62,11 @@ class Method(ABC):
     Attributes:
         network: what gradients flow into; the engine wraps it for several ranks and passes it to `loss`.
         dataset: images and their augmentation.
+        unscale_first: False leaves fp16's loss scale on the gradients that `before_step` sees.
     """
 
     name: ClassVar[str]
+    unscale_first: bool = True
     network: nn.Module
     dataset: ImageDataset
     optimizer: torch.optim.Optimizer
@@ -62,6 +78,10 @@ class Method(ABC):
     @abstractmethod
     def set_rates(self, progress: Progress) -> None:
         """Write the learning rates (and weight decays) of the coming step into the optimiser's groups."""
+
+    def rates(self) -> dict[str, float]:
+        """Return what `set_rates` chose beside the learning rate, for the log."""
+        return {}
 
     @abstractmethod
     def loss(self, network: nn.Module, views: list[Tensor], pids: Tensor, progress: Progress) -> dict[str, Tensor]:
@@ -81,82 +101,196 @@ class Method(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
 
+    def networks(self) -> list[nn.Module]:
+        """Return what a step calls, for torch.compile."""
+        return [self.network]
+
     @abstractmethod
     def trained(self) -> nn.Module:
         """Return the network that the run is for."""
+
+    def alarm(self) -> CollapseAlarm | None:
+        """Return what looks at the log for a collapse, None where there is nothing to see."""
+        return None
 
     def evaluate(self) -> dict[str, float]:
         """Return metrics of `trained()` on held-out images, {} where there are none. Called on rank 0."""
         return {}
 
 
-def fit(method: Method, config: TrainConfig, folder: RunFolder, world: World, *, resume: bool) -> None:
+def fit(
+    method: Method, config: TrainConfig, folder: RunFolder, world: World, *, resume: bool, first_epoch: int = 0
+) -> None:
     """Train until the last epoch is done; all randomness of a step comes from (seed, rank, step).
 
     Hence a run that was stopped anywhere and goes on from its checkpoint computes what it would have computed.
 
     Raises:
-        TrainingError: an epoch without a batch, or a loss that is not finite.
+        TrainingError: an epoch without a batch.
+        DivergedError: a loss or weight that is not finite, collapsed features; the state is in ``folder.failed``.
+        CheckpointError: the checkpoint is damaged, or of another network.
     """
-    scaler = torch.amp.GradScaler(world.device.type, enabled=_amp_dtype(config, world) == torch.float16)
-    first_epoch, first, step = _restore(method, scaler, folder) if resume else (0, 0, 0)
-    tracker = Tracker(folder, world, desc=method.name, first_step=step)
     devices = [world.device.index] if world.device.type == "cuda" else []
-    with tracker, torch.random.fork_rng(devices=devices):
-        network = _distribute(method.network, world)
-        for epoch in range(first_epoch, config.epochs):
-            started, plan = time.perf_counter(), method.plan(epoch)
-            if len(plan) == 0:
-                raise TrainingError(
-                    f"epoch {epoch + 1} has no batch: too few images for batch_size {config.batch_size}"
-                )
-            tracker.expect(step - first + len(plan) * (config.epochs - epoch))
-            batches = EpochBatches(plan, epoch, start=first)
-            loader = build_loader(method.dataset, batches, num_workers=min(config.num_workers, os.cpu_count() or 1))
-            for i, batch in enumerate(loader, start=first):
-                progress = Progress(epoch, i, len(plan), step)
-                torch.manual_seed(_step_seed(config.seed, world.rank, step))
-                logged = _step(method, network, batch, progress, config, world, scaler)
-                step += 1
-                tracker.step(step, logged, {"lr": method.optimizer.param_groups[0]["lr"], "t": progress.t})
-                if config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0 and i + 1 < len(plan):
-                    tracker.flush()
-                    _save(method, scaler, folder, world, (epoch, i + 1, step))
-            first = 0
-            _end_epoch(method, config, folder, world, tracker, epoch, step, time.perf_counter() - started)
-            _save(method, scaler, folder, world, (epoch + 1, 0, step))
+    with ExitStack() as stack:
+        loop = _Loop(method, config, folder, world, resume=resume, first_epoch=first_epoch)
+        stack.enter_context(loop.tracker)
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        if config.grad_checkpointing:
+            stack.enter_context(recomputed(method.network))
+        if config.compile:
+            stack.enter_context(compiled(method.networks()))
+        loop.run()
     barrier()
 
 
-def _step(
-    method: Method,
-    network: nn.Module,
-    batch: tuple[Tensor | list[Tensor], Tensor],
-    progress: Progress,
-    config: TrainConfig,
-    world: World,
-    scaler: torch.amp.GradScaler,
-) -> dict[str, Tensor]:
-    """Forward and backward over the micro-batches, then one step of the optimiser."""
-    method.set_rates(progress)
-    method.optimizer.zero_grad(set_to_none=True)
-    dtype = _amp_dtype(config, world)
-    logged: dict[str, Tensor] = {}
-    parts = list(_micro_batches(batch, config.micro_batch or config.batch_size, world.device))
-    for i, (views, pids) in enumerate(parts):
-        last = i == len(parts) - 1
-        with nullcontext() if last or world.size == 1 else network.no_sync():  # type: ignore[operator]
-            with torch.autocast(world.device.type, dtype) if dtype != torch.float32 else nullcontext():
-                values = method.loss(network, views, pids, progress)
-            scaler.scale(values["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
-        for name, value in values.items():
-            logged[name] = logged.get(name, 0) + value.detach() / len(parts)
-    scaler.unscale_(method.optimizer)
-    method.before_step(progress)
-    scaler.step(method.optimizer)
-    scaler.update()
-    method.after_step(progress)
-    return logged
+class _Loop:
+    """A run in this process: where it is, and how it makes a step, a checkpoint and the end of an epoch.
+
+    Attributes:
+        epoch: of the coming step, from 0.
+        first: iteration of the coming step within the epoch.
+        step: optimiser steps so far.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        config: TrainConfig,
+        folder: RunFolder,
+        world: World,
+        *,
+        resume: bool,
+        first_epoch: int = 0,
+    ) -> None:
+        self.method, self.config, self.folder, self.world = method, config, folder, world
+        self.dtype = _amp_dtype(config, world)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=self.dtype == torch.float16)
+        if config.shard_optimizer:
+            method.optimizer = shard(method.optimizer, world)
+        self.epoch, self.first, self.step = self._restore() if resume else (first_epoch, 0, 0)
+        self.tracker = Tracker(
+            folder, world, desc=method.name, first_step=self.step, images=config.batch_size, alarm=method.alarm()
+        )
+
+        self._drawn = time.perf_counter()
+
+    def run(self) -> None:
+        """Train from here to the end."""
+        self.network = distribute(self.method.network, self.world)
+        try:
+            while self.epoch < self.config.epochs:
+                self._train_epoch()
+        except DivergedError:
+            self._save(self.folder.failed)
+            barrier()  # the launcher ends all ranks when the first one ends
+            raise
+
+    def _train_epoch(self) -> None:
+        config, started, plan = self.config, time.perf_counter(), self.method.plan(self.epoch)
+        if len(plan) == 0:
+            raise TrainingError(
+                f"epoch {self.epoch + 1} has no batch: too few images for batch_size {config.batch_size}"
+            )
+        self.tracker.expect(self.step - self.first + len(plan) * (config.epochs - self.epoch))
+        batches = EpochBatches(plan, self.epoch, start=self.first)
+        loader = build_loader(self.method.dataset, batches, num_workers=min(config.num_workers, os.cpu_count() or 1))
+        for batch in loader:
+            progress = Progress(self.epoch, self.first, len(plan), self.step)
+            torch.manual_seed(_step_seed(config.seed, self.world.rank, self.step))
+            logged = self._train_step(batch, progress)
+            self.first, self.step = self.first + 1, self.step + 1
+            rates = {"lr": self.method.optimizer.param_groups[0]["lr"], **self.method.rates(), "t": progress.t}
+            self.tracker.step(self.step, logged, rates)
+            every = config.checkpoint_every_steps
+            if every and self.step % every == 0 and self.first < len(plan):
+                self._checkpoint()
+        self.tracker.flush()
+        self._end_epoch(time.perf_counter() - started)
+        self.epoch, self.first = self.epoch + 1, 0
+        self._checkpoint()
+
+    def _train_step(self, batch: tuple[Tensor | list[Tensor], Tensor], progress: Progress) -> dict[str, Tensor]:
+        """Forward and backward over the micro-batches, then one step of the optimiser."""
+        method, config, network = self.method, self.config, self.network
+        method.set_rates(progress)
+        method.optimizer.zero_grad(set_to_none=True)
+        logged: dict[str, Tensor] = {}
+        parts = list(_micro_batches(batch, config.micro_batch or config.batch_size, self.world.device))
+        for i, (views, pids) in enumerate(parts):
+            last = i == len(parts) - 1
+            with nullcontext() if last or self.world.size == 1 else network.no_sync():  # type: ignore[operator]
+                with torch.autocast(self.world.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    values = method.loss(network, views, pids, progress)
+                with statistics_at_rest(network) if config.grad_checkpointing else nullcontext():
+                    self.scaler.scale(values["loss"] / len(parts)).backward()  # type: ignore[no-untyped-call]
+            for name, value in values.items():
+                logged[name] = logged.get(name, 0) + value.detach() / len(parts)
+        if method.unscale_first:
+            self.scaler.unscale_(method.optimizer)  # or else scaler.step does, after before_step
+        method.before_step(progress)
+        self.scaler.step(method.optimizer)
+        self.scaler.update()
+        method.after_step(progress)
+        return logged
+
+    def _end_epoch(self, seconds: float) -> None:
+        epoch, config, method = self.epoch + 1, self.config, self.method
+        row: dict[str, Any] = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 2)}
+        if self.world.is_main:
+            steps = read_history(self.folder.metrics, "step")
+            losses = [r["loss"] for r in steps if self.epoch <= r["t"] < epoch]
+            row["loss"] = sum(losses) / len(losses)
+            if epoch == config.epochs or (config.eval_every > 0 and epoch % config.eval_every == 0):
+                row.update(method.evaluate())
+                method.network.train()
+            self.tracker.write(row)
+            if epoch == config.epochs or time.perf_counter() - self._drawn > _DRAW_SECONDS:
+                title = f"{method.name}, epoch {epoch} of {config.epochs}"
+                draw_curves(steps, read_history(self.folder.metrics), self.folder.curves, title)
+                self._drawn = time.perf_counter()
+        barrier()
+
+    def _checkpoint(self) -> None:
+        """Save what the next step needs, once everything before it is in the log and known to be sound.
+
+        Raises:
+            DivergedError: a loss or a weight is not finite.
+        """
+        self.tracker.flush()
+        parameters = dict(self.method.network.named_parameters())
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm([p.detach() for p in parameters.values()])])
+        finite = norms.isfinite().tolist()
+        if not all(finite):
+            bad = [name for name, ok in zip(parameters, finite, strict=True) if not ok]
+            raise DivergedError(
+                f"{len(bad)} of {len(parameters)} weights are not finite after step {self.step}, though the loss was: "
+                f"{', '.join(bad[:3])}. The run stops; its last checkpoint, if any, is {self.folder.last}, its state "
+                f"is in {self.folder.failed}. Start anew with a lower lr, a longer warm-up or precision='fp32'."
+            )
+        self._save(self.folder.last)
+
+    def _save(self, path: Path) -> None:
+        optimizer = whole_state(self.method.optimizer, self.world)
+        if self.world.is_main:
+            position, header = (self.epoch, self.first, self.step), self.folder.header
+            state = {"position": position, "reidzoo": header, "optimizer": optimizer}
+            _checkpoint.save(path, {**state, "scaler": self.scaler.state_dict(), "method": self.method.state_dict()})
+
+    def _restore(self) -> tuple[int, int, int]:
+        """Load the last checkpoint; return the epoch, the iteration and the step that come next."""
+        state = _checkpoint.load(self.folder.last)
+        try:
+            self.method.load_state_dict(state["method"])
+            load_state(self.method.optimizer, state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (RuntimeError, ValueError, KeyError) as e:
+            raise CheckpointError(
+                f"{self.folder.last} does not fit this run: {shorten(str(e), 800)} Go on with the model and method of "
+                "the run, or start anew with overwrite=True (command line: --overwrite)."
+            ) from e
+        epoch, iteration, step = state["position"]
+        logger.info("going on from step %d of %s", step, self.folder.last)
+        return epoch, iteration, step
 
 
 def _micro_batches(
@@ -166,7 +300,8 @@ def _micro_batches(
     if isinstance(views, Tensor):
         views = [views]
     for i in range(0, len(pids), size):
-        yield [v[i : i + size].to(device, non_blocking=True) for v in views], pids[i : i + size].to(device)
+        part = [tensor[i : i + size].to(device, non_blocking=True) for tensor in (*views, pids)]
+        yield part[:-1], part[-1]
 
 
 def _step_seed(seed: int, rank: int, step: int) -> int:
@@ -178,55 +313,3 @@ def _amp_dtype(config: TrainConfig, world: World) -> torch.dtype:
     if precision == "auto":
         precision = "bf16" if world.device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def _distribute(network: nn.Module, world: World) -> nn.Module:
-    network.train()
-    if world.size == 1:
-        return network
-    return DistributedDataParallel(network, device_ids=[world.device] if world.device.type == "cuda" else None)
-
-
-def _end_epoch(
-    method: Method,
-    config: TrainConfig,
-    folder: RunFolder,
-    world: World,
-    tracker: Tracker,
-    epoch: int,
-    step: int,
-    seconds: float,
-) -> None:
-    tracker.flush()
-    row: dict[str, Any] = {"epoch": epoch + 1, "step": step, "seconds": round(seconds, 2)}
-    if world.is_main:
-        steps = read_history(folder.metrics, "step")
-        losses = [r["loss"] for r in steps if epoch <= r["t"] < epoch + 1]
-        row["loss"] = sum(losses) / len(losses)
-        if epoch + 1 == config.epochs or (config.eval_every > 0 and (epoch + 1) % config.eval_every == 0):
-            row.update(method.evaluate())
-            method.network.train()
-        tracker.write(row)
-        draw_curves(
-            steps, read_history(folder.metrics), folder.curves, f"{method.name}, epoch {epoch + 1} of {config.epochs}"
-        )
-    barrier()
-
-
-def _save(
-    method: Method, scaler: torch.amp.GradScaler, folder: RunFolder, world: World, position: tuple[int, int, int]
-) -> None:
-    if world.is_main:
-        state = {"position": position, "optimizer": method.optimizer.state_dict(), "scaler": scaler.state_dict()}
-        _checkpoint.save(folder.last, {**state, "method": method.state_dict()})
-
-
-def _restore(method: Method, scaler: torch.amp.GradScaler, folder: RunFolder) -> tuple[int, int, int]:
-    """Load the last checkpoint; return the epoch, the iteration and the step that come next."""
-    state = _checkpoint.load(folder.last)
-    method.load_state_dict(state["method"])
-    method.optimizer.load_state_dict(state["optimizer"])
-    scaler.load_state_dict(state["scaler"])
-    epoch, iteration, step = state["position"]
-    logger.info("going on from step %d of %s", step, folder.last)
-    return epoch, iteration, step

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, dataclass
+import zlib
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,21 @@ from torch import nn
 from reidzoo._files import atomic
 from reidzoo.data import Records, ReIDDataset, load_dataset
 from reidzoo.data.loaders import check_images
+from reidzoo.data.ranked_list import keep_best
 from reidzoo.errors import ConfigError, CorruptImageError, DataError
 from reidzoo.models import ReIDModel, create_model
 from reidzoo.training import _distributed
 from reidzoo.training._checkpoint import RunFolder
 from reidzoo.training._distributed import World
+from reidzoo.training._doubts import doubts
 from reidzoo.training._engine import Method, fit, logger
+from reidzoo.training._official import take_over
+from reidzoo.training._provenance import provenance
 from reidzoo.training._tracking import read_history
-from reidzoo.training.configs import TrainConfig
+from reidzoo.training.configs import PretrainConfig, TrainConfig
 from reidzoo.training.methods import MethodInfo
 from reidzoo.weights import save_model
+from reidzoo.weights._saved import header_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Job:
     data: str | ReIDDataset
     output_dir: Path
     config: TrainConfig
+    recipe: str = ""
 
 
 def run(job: Job) -> TrainResult:
@@ -84,23 +91,42 @@ def _train(job: Job) -> nn.Module:
     config, folder = job.config, RunFolder(job.output_dir)
     with _distributed.join(config.device) as world, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # initial weights: of a new backbone, and of the method's heads
-        data = load_dataset(job.data)
-        if len(data.train) == 0:
-            raise DataError(f"{data.name} at {data.root} has no training images")
+        data = _load(job)
         backbone = _backbone(job, world)
-        resume = _on_main(world, lambda: _open(job, folder, data, world))
+        config, resume = _on_main(world, lambda: _open(job, folder, data, world))
         corrupt = _on_main(world, lambda: _find_corrupt(folder, data.train, config.skip_corrupt))
         if corrupt:
             keep = np.setdiff1d(np.arange(len(data.train)), corrupt)
             data = ReIDDataset(data.name, data.root, data.train.select(keep), data.query, data.gallery)
+        for doubt in doubts(config, data.train):
+            logger.warning("%s", doubt)
         module, _, cls = job.method.cls.partition(":")
         method: Method = getattr(import_module(module), cls)(backbone, data, config, world)
-        fit(method, config, folder, world, resume=resume)
+        origin = provenance(job.name, data, config, world.size, job.recipe)
+        folder.header = header_of(method.trained()) | origin
+        start = getattr(config, "start_from", "")
+        first_epoch = take_over(method, Path(start).expanduser()) if start and not resume else 0  # type: ignore[arg-type]
+        fit(method, config, folder, world, resume=resume, first_epoch=first_epoch)
         trained = method.trained().eval()
         if world.is_main:
-            save_model(trained, folder.model, method=job.name)
+            save_model(trained, folder.model, **origin)
         _distributed.barrier()
     return trained
+
+
+def _load(job: Job) -> ReIDDataset:
+    """The data; of the training images those that the settings choose."""
+    data, config = load_dataset(job.data), job.config
+    if len(data.train) == 0:
+        raise DataError(
+            f"{data.name} at {data.root} has no training images. To train on the images of all its splits, write "
+            f"{data.name}@all."
+        )
+    if isinstance(config, PretrainConfig) and config.ranked_list:
+        file = Path(config.ranked_list).expanduser()
+        best = keep_best(data.train, file, config.data_fraction, skip_missing=config.skip_corrupt)
+        data = replace(data, train=best)
+    return data
 
 
 def _backbone(job: Job, world: World) -> nn.Module:
@@ -118,25 +144,66 @@ def _backbone(job: Job, world: World) -> nn.Module:
     return model.to(world.device)
 
 
-def _open(job: Job, folder: RunFolder, data: ReIDDataset, world: World) -> bool:
+def _open(job: Job, folder: RunFolder, data: ReIDDataset, world: World) -> tuple[TrainConfig, bool]:
+    """Claim the run folder; return the settings of this number of ranks, and whether a run goes on."""
+    before = None if job.config.overwrite else folder.record()
+    config = _same_images_per_step(job.config, before, world.size) if before else job.config
     name = job.model if isinstance(job.model, str) else getattr(job.model, "reidzoo_name", type(job.model).__name__)
     run = {
         "method": job.name,
         "model": name,
         "data": job.data if isinstance(job.data, str) else data.name,
         "images": len(data.train),
-        "images_per_step": job.config.batch_size * world.size,
-        "config": asdict(job.config),
+        "images_per_step": config.batch_size * world.size,
+        "ranks": world.size,
+        "config": asdict(job.config),  # as given: the same command is the same run on any number of ranks
     }
-    return folder.open(run, resume=job.config.resume, overwrite=job.config.overwrite)
+    resume = folder.open(run, resume=config.resume, overwrite=config.overwrite)
+    if resume and before and before.get("ranks", world.size) != world.size:
+        logger.warning(
+            "the number of ranks changes from %d to %d, and the images per step stay %d (%d on each rank). Rounding "
+            "will differ, and so will the statistics of BatchNorm where each rank has its own.",
+            before["ranks"], world.size, run["images_per_step"], config.batch_size,
+        )  # fmt: skip
+    return config, resume
+
+
+def _same_images_per_step(config: TrainConfig, before: dict[str, Any], ranks: int) -> TrainConfig:
+    """Share the images of a step of the run among `ranks`, if the caller left `batch_size` as it was.
+
+    Raises:
+        ConfigError: the images cannot be shared evenly, in whole identities.
+    """
+    images = before["images_per_step"]
+    if config.batch_size != before["config"]["batch_size"] or config.batch_size * ranks == images:
+        return config  # where the caller's own batch_size makes other steps, the run folder says so
+    try:
+        if images % ranks:
+            raise ConfigError(f"{images} is not a multiple of {ranks}")
+        return replace(config, batch_size=images // ranks)
+    except ConfigError as e:
+        fitting = [n for n in range(1, 2 * ranks + 1) if images % n == 0 and _is_valid(config, images // n)]
+        raise ConfigError(
+            f"the run makes {images} images per step, and {ranks} ranks cannot share them: {e}. Numbers of ranks that "
+            f"can: {', '.join(map(str, fitting)) or 'those it had before'}."
+        ) from e
+
+
+def _is_valid(config: TrainConfig, batch_size: int) -> bool:
+    try:
+        replace(config, batch_size=batch_size)
+    except ConfigError:
+        return False
+    return True
 
 
 def _find_corrupt(folder: RunFolder, train: Records, skip: bool) -> list[int]:
     """Decode all training images once per run folder; return the rows that cannot be."""
-    report = folder.path / "images.json"
+    report = folder.images
     known = json.loads(report.read_text()) if report.exists() else {}
-    if known.get("checked") != len(train):
-        known = {"checked": len(train), "corrupt": [[i, reason] for i, reason in check_images(train)]}
+    which = f"{zlib.crc32(chr(10).join(train.path).encode()):08x}"  # other images, or the same in another order
+    if (known.get("checked"), known.get("paths")) != (len(train), which):
+        known = {"checked": len(train), "paths": which, "corrupt": [list(pair) for pair in check_images(train)]}
     corrupt = [i for i, _ in known["corrupt"]]
     if corrupt and not skip:
         first = "; ".join(f"{train.path[i]} ({reason})" for i, reason in known["corrupt"][:3])

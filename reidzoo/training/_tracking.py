@@ -1,19 +1,22 @@
-"""What a run says while it goes: a progress bar, ``metrics.jsonl``, TensorBoard where it is installed, curves."""
+"""What a run says while it goes: a progress bar, ``metrics.jsonl``, TensorBoard where it is installed."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import sys
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from reidzoo import _logging
-from reidzoo.errors import TrainingError
+from reidzoo.errors import DivergedError
+from reidzoo.training._alarm import CollapseAlarm
 from reidzoo.training._checkpoint import RunFolder
 from reidzoo.training._distributed import World, all_reduce_sum
 
@@ -23,12 +26,27 @@ _FLUSH_STEPS = 10
 class Tracker:
     """Collects each step's numbers as tensors and writes them in groups, so that no step waits for the device.
 
+    To each step's numbers it adds ``images_per_s``, a rank's mean over the group, loading included, and ``memory_gb``,
+    the most that rank 0 has had in use: of its GPU's memory, or of the machine's.
+
     Args:
         first_step: steps that are finished already; later lines of an interrupted run are dropped from the log.
+        images: per step and rank.
+        alarm: looks at every step's numbers, if the method has one.
     """
 
-    def __init__(self, folder: RunFolder, world: World, *, desc: str, first_step: int) -> None:
-        self.folder, self.world = folder, world
+    def __init__(
+        self,
+        folder: RunFolder,
+        world: World,
+        *,
+        desc: str,
+        first_step: int,
+        images: int,
+        alarm: CollapseAlarm | None = None,
+    ) -> None:
+        self.folder, self.world, self.images, self.alarm = folder, world, images, alarm
+        self._since = time.perf_counter()
         self._pending: list[tuple[int, dict[str, Tensor], dict[str, float]]] = []
         self._board: Any = None
         if world.is_main:
@@ -47,9 +65,10 @@ class Tracker:
             self._board.close()
 
     def expect(self, total_steps: int) -> None:
-        """Tell the progress bar how many steps the run will have."""
+        """Begin an epoch: tell the progress bar how many steps the run will have, and start the clock."""
         self.bar.total = total_steps
         self.bar.refresh()
+        self._since = time.perf_counter()
 
     def step(self, step: int, tensors: dict[str, Tensor], scalars: dict[str, float]) -> None:
         """Note the numbers of a finished step; `tensors` are this rank's, averaged over ranks when written."""
@@ -62,7 +81,7 @@ class Tracker:
         """Write what is pending.
 
         Raises:
-            TrainingError: a loss is not finite, on all ranks alike.
+            DivergedError: a loss is not finite, or the features have collapsed; on all ranks alike.
         """
         if not self._pending:
             return
@@ -70,19 +89,34 @@ class Tracker:
         values = torch.stack([torch.stack([row[n].float() for n in names]) for _, row, _ in self._pending])
         values, ranks = all_reduce_sum(values)
         numbers = (values / ranks).tolist()
+        cost = self._cost()
         rows = [
-            {"step": step, **dict(zip(names, row, strict=True)), **scalars}
+            {"step": step, **dict(zip(names, row, strict=True)), **scalars, **cost}
             for (step, _, scalars), row in zip(self._pending, numbers, strict=True)
         ]
         self._pending.clear()
         self.write(*rows)
-        self.bar.set_postfix(loss=f"{rows[-1]['loss']:.4f}", lr=f"{rows[-1]['lr']:.2e}", refresh=False)
-        bad = [row for row in rows if not math.isfinite(row["loss"])]
-        if bad:
-            raise TrainingError(
-                f"the loss is {bad[0]['loss']} at step {bad[0]['step']}. The run stops; its last "
-                f"checkpoint, if any, is {self.folder.last}. Try a lower lr, precision='fp32', or a longer warm-up."
-            )
+        last = rows[-1]
+        said = {"loss": f"{last['loss']:.4f}", "lr": f"{last['lr']:.2e}", "images/s": f"{last['images_per_s']:.0f}"}
+        self.bar.set_postfix(said, refresh=False)
+        for row in rows:
+            if not math.isfinite(row["loss"]):
+                self._stop(f"the loss is {row['loss']} at step {row['step']}", "precision='fp32'")
+            if self.alarm is not None and (why := self.alarm.see(row)):
+                self._stop(why, "head_batchnorm=True; with collapse_steps=0 it only warns")
+
+    def _stop(self, why: str, remedy: str) -> NoReturn:
+        raise DivergedError(
+            f"{why}. The run stops; its last checkpoint, if any, is {self.folder.last}, its state is in "
+            f"{self.folder.failed}. Start anew with a lower lr, a longer warm-up or {remedy}."
+        )
+
+    def _cost(self) -> dict[str, float]:
+        """Speed since the last group, and peak memory; the numbers of the group are here, so its steps are done."""
+        now = time.perf_counter()
+        speed = self.images * len(self._pending) / (now - self._since)
+        self._since = now
+        return {"images_per_s": round(speed, 1), "memory_gb": round(_peak_memory(self.world.device) / 1e9, 3)}
 
     def write(self, *rows: dict[str, Any]) -> None:
         """Append rows to the log, on the main rank."""
@@ -103,24 +137,6 @@ def read_history(path: Path, kind: str = "epoch") -> list[dict[str, Any]]:
     """Return the log's rows per finished ``epoch``, or per ``step``."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if ("epoch" in row) == (kind == "epoch")]
-
-
-def draw_curves(steps: list[dict[str, Any]], epochs: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draw the loss per step, the learning rate and, where the run was evaluated more than once, mAP and Rank-1."""
-    from reidzoo.eval.chart import Panel, line_chart
-
-    thin = steps[:: max(1, len(steps) // 2000)]
-    x = [row["step"] for row in thin]
-    panels: list[Panel] = [
-        {"series": {"loss": (x, [row["loss"] for row in thin])}, "ylabel": "loss"},
-        {"series": {"lr": (x, [row["lr"] for row in thin])}, "ylabel": "learning rate"},
-    ]
-    seen = [row for row in epochs if "mAP" in row]
-    if len(seen) > 1:
-        at = [row["step"] for row in seen]
-        scores = {name: (at, [100 * row[name] for row in seen]) for name in ("mAP", "Rank-1")}
-        panels.append({"series": scores, "ylabel": "%"})
-    line_chart(panels, path, title=title, xlabel="step")
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
@@ -145,3 +161,15 @@ def _tensorboard(folder: Path) -> Any:
     except ImportError:
         return None
     return SummaryWriter(str(folder / "tensorboard"))
+
+
+def _peak_memory(device: torch.device) -> float:
+    """The most bytes that this process has used: on its GPU as torch allocates it, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from reidzoo.data import ReIDDataset
+from reidzoo.errors import ConfigError
+from reidzoo.training import recipes
 from reidzoo.training._run import Job, TrainResult, run
 from reidzoo.training.configs import TrainConfig, make_config
 from reidzoo.training.methods import PRETRAIN
@@ -17,7 +20,8 @@ def pretrain(
     model: str | nn.Module,
     data: str | Path | ReIDDataset,
     *,
-    method: str = "cion",
+    method: str | None = None,
+    recipe: str | None = None,
     output_dir: str | Path,
     config: TrainConfig | dict[str, Any] | None = None,
     **overrides: Any,
@@ -30,21 +34,33 @@ def pretrain(
     Args:
         model: a name for `create_model`, or a backbone (it is copied, not changed).
         data: a data set or its name; only its training images are used.
-        method: ``"cion"``.
+        method: ``"cion"`` (None: that, or the recipe's) or ``"dino"``, which needs no identities.
+        recipe: published settings to start from, one of ``reidzoo.recipes.list()``.
         output_dir: run folder for checkpoints, ``metrics.jsonl`` and ``curves.png``.
-        config: settings, see `CIONConfig`; the keyword `overrides` replace single fields.
+        config: settings, see `CIONConfig` and `DINOConfig`: a mapping of those that differ from the recipe's or the
+            method's, or a whole config object; the keyword `overrides` replace single fields.
 
     Returns:
         The trained backbone (the teacher) and the run's record.
 
     Raises:
-        ConfigError: an unknown method or field, a value out of range.
+        ConfigError: an unknown method, recipe or field, a value out of range.
         DataError: the data set is not where it should be, or images cannot be read.
         TrainingError: the folder holds another run, or the loss is not finite.
 
     Example:
         >>> result = reidzoo.pretrain("resnet50_ibn", "folder:/data/people", output_dir="runs/r50")  # doctest: +SKIP
     """
+    if recipe is not None:
+        method = recipes.method_of(recipe, method)
+        if config is not None and not isinstance(config, Mapping):
+            raise ConfigError(
+                f"recipe={recipe!r} and a whole {type(config).__name__} both say everything: give config as a dict of "
+                "the settings that differ from the recipe's, or as keywords."
+            )
+        config = {**recipes.get(recipe).settings, **(config or {})}
+    method = method or "cion"
     info = PRETRAIN[method]
     source = str(data) if isinstance(data, Path) else data
-    return run(Job(method, info, model, source, Path(output_dir), make_config(info.config, config, overrides)))
+    settings = make_config(info.config, config, overrides)
+    return run(Job(method, info, model, source, Path(output_dir), settings, recipe or ""))

@@ -21,6 +21,32 @@ def warmup_cosine(t: float, *, epochs: float, base: float, final: float, warmup:
     return final + 0.5 * (base - final) * (1.0 + math.cos(math.pi * (t - warmup) / (epochs - warmup)))
 
 
+def released_cosine(step: int, *, epochs: int, steps: int, base: float, final: float, warmup: float = 0.0) -> float:
+    """Entry `step` of the table that CION's release makes of the same curve, the last one beyond its end.
+
+    The table has ``epochs * steps`` entries, `steps` being an estimate made before the first epoch: where epochs turn
+    out longer, it runs out before the run does.
+
+    Args:
+        step: the current epoch's number of steps, times the epoch, plus the step in it.
+    """
+    climb, total = int(warmup * steps), epochs * steps
+    if step < climb:
+        return base * step / max(climb - 1, 1)
+    i = min(step, total - 1) - climb
+    return final + 0.5 * (base - final) * (1.0 + math.cos(math.pi * i / (total - climb)))
+
+
+def stepped(epoch: int, *, start: float, final: float, epochs: int) -> float:
+    """Linear from `start` in epoch 0 to `final` in epoch ``epochs - 1``, constant within an epoch and afterwards.
+
+    DINO's warm-up of the teacher temperature (Caron et al., 2021, appendix C).
+    """
+    if epoch >= epochs - 1:
+        return final
+    return start + (final - start) * epoch / (epochs - 1)
+
+
 def transreid_lr(t: int, *, epochs: int, warmup: int, base: float, group: float | None = None) -> float:
     """Learning rate of TransReID's epoch-wise cosine after `t` finished epochs.
 

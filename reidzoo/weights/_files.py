@@ -19,16 +19,17 @@ from reidzoo.errors import CheckpointError, WeightsNotFoundError
 
 
 def find_file(path: str | Path) -> Path:
-    """`path`, or the ``model.safetensors`` in it if it is a folder.
+    """`path`; of a folder its ``model.safetensors``, or the last checkpoint of a run that is not finished.
 
     Raises:
         WeightsNotFoundError: There is no such file.
     """
     path = Path(path).expanduser()
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise WeightsNotFoundError(f"There is no weights file at {file}.")
-    return file
+    files = [path / "model.safetensors", path / "checkpoints" / "last.pt"] if path.is_dir() else [path]
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        raise WeightsNotFoundError(f"There is no weights file at {files[0]}.")
+    return found
 
 
 def is_safetensors(path: Path) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reidzoo._files import atomic
 from reidzoo.errors import CheckpointError
-from reidzoo.weights._files import find_file, is_safetensors, read_safetensors
+from reidzoo.weights._files import find_file, is_safetensors, read_pickle, read_safetensors
 
 
 def save_model(model: nn.Module, path: str | Path, **metadata: Any) -> Path:
@@ -54,20 +54,34 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, header: dict[st
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read the header of a file of `save_model`; the tensors are not touched.
+    """Read the header of a file of `save_model`, or of a run's checkpoint; the tensors are not touched.
 
     Raises:
         WeightsNotFoundError: Nothing at `path`.
         CheckpointError: Not a file of ours.
     """
     path = find_file(path)
-    metadata = read_safetensors(path, tensors=False)[1] if is_safetensors(path) else {}
-    if "reidzoo_version" not in metadata:
+    metadata = read_safetensors(path, tensors=False)[1] if is_safetensors(path) else _of_checkpoint(path)
+    if not {"reidzoo_version", "img_size"} <= metadata.keys():
         raise CheckpointError(
             f"{path} has no reidzoo header, so it does not say which model it holds. Name the model: "
             f"reidzoo.create_model('resnet50', weights={str(path)!r})"
         )
     return metadata
+
+
+_BUILD = ("model", "timm_kwargs", "head", "head_options", "num_classes", "img_size", "mean", "std")
+
+
+def origin(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The part of a header that says where the weights come from, without how to build the network."""
+    return {k: v for k, v in metadata.items() if k not in (*_BUILD, "reidzoo_version", "license")}
+
+
+def _of_checkpoint(path: Path) -> dict[str, str]:
+    content = read_pickle(path)
+    found = content.get("reidzoo") if isinstance(content, dict) else None
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def header_of(model: Any) -> dict[str, str]:

@@ -21,8 +21,9 @@ from reidzoo.weights._identify import describe
 
 _logger = get_logger(__name__)
 
-# Where training code puts the state dict that counts. The teacher wins over the student beside it.
-_CONTAINERS = ("teacher", "model", "state_dict", "model_state_dict")
+# Where training code puts the state dict that counts; a run's checkpoint of ours has all under "method". The teacher
+# wins over the student beside it.
+_CONTAINERS = ("teacher", "model", "state_dict", "model_state_dict", "method")
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+|_orig_mod\.")
 _BACKBONES = ("backbone.", "encoder_q.", "base.")
 # Start-anchored: `blocks.0.mlp.` and GhostNet's `conv_head` are backbone tensors.
@@ -147,7 +148,7 @@ def fit_backbone(backbone: nn.Module, weights: Weights, path: Path) -> dict[str,
     return state
 
 
-def export_official(model: nn.Module, path: str | Path) -> Path:
+def export_official(model: nn.Module, path: str | Path, **metadata: Any) -> Path:
     """Write the backbone of `model` as the release of its kind does, for code that loads the released files.
 
     ReIDZoo's layout is ``{"teacher": {"module.backbone.<name>": tensor}}``, without ``module.`` for networks without
@@ -157,6 +158,8 @@ def export_official(model: nn.Module, path: str | Path) -> Path:
     Args:
         model: A backbone of the zoo (`list_models`), or a `ReIDModel` with one.
         path: The file to write (``.pth``); it appears under its name only when it is complete.
+        **metadata: What else to say beside the tensors, where the layout has a place for it (ReIDZoo's): stored as
+            strings, e.g. ``method="cion"``.
 
     Raises:
         UnknownModelError: The backbone is not of the zoo.
@@ -171,6 +174,7 @@ def export_official(model: nn.Module, path: str | Path) -> Path:
     prefix = {"reidzoo": "module.backbone." if "batchnorm" in spec.tags else "backbone.", "solider": "backbone."}
     state = {prefix.get(spec.release, "") + key: t for key, t in state.items()}
     ours = {"reidzoo_version": __version__, "model": spec.name, "license": backbone.weights_license}
+    ours |= {key: str(value) for key, value in metadata.items()}
     content = {"teacher": state, "reidzoo": ours} if spec.release == "reidzoo" else state
     path = Path(path)
     with atomic(path) as temporary:
@@ -183,7 +187,7 @@ def _unwrap(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     if isinstance(content, dict):
         if isinstance(arch := getattr(content.get("args"), "arch", None), str):
             metadata["arch"] = arch
-        if isinstance(ours := content.get("reidzoo"), dict):  # of `export_official`
+        if isinstance(ours := content.get("reidzoo"), dict):  # of `export_official`, or a run's checkpoint
             metadata |= {str(k): str(v) for k, v in ours.items()}
     while isinstance(content, dict):
         key = next((k for k in _CONTAINERS if isinstance(content.get(k), dict)), None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -98,15 +99,32 @@ def test_another_run_is_refused_with_the_differences(tmp_path: Path) -> None:
         opened(tmp_path / "run", {**RUN, "config": {"lr": 0.2, "num_workers": 2}})
 
 
+def test_what_may_differ(tmp_path: Path) -> None:
+    run = {**RUN, "ranks": 8, "config": {"lr": 0.1, "micro_batch": 0, "gone": 1}}
+    opened(tmp_path / "run", run)
+    save(RunFolder(tmp_path / "run").last, {"position": (0, 0, 1)})
+    # Another version's settings, and ways to compute the same.
+    newer = {**run, "config": {"lr": 0.1, "micro_batch": 0, "compile": True, "new": 2}}
+    assert opened(tmp_path / "run", newer)
+    # One rank instead of eight may need smaller forward passes; the same eight do not.
+    smaller = {**newer, "config": {**newer["config"], "micro_batch": 8}}
+    with pytest.raises(TrainingError, match=r"\(config.micro_batch: 0 -> 8\)"):
+        opened(tmp_path / "run", smaller)
+    assert opened(tmp_path / "run", {**smaller, "ranks": 1})
+    assert RunFolder(tmp_path / "run").record() == {**smaller, "ranks": 1}
+
+
 def test_overwrite_starts_anew_and_keeps_what_is_not_the_runs(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     opened(folder.path)
     save(folder.last, {"position": (0, 0, 1)})
-    folder.metrics.write_text("{}\n")
+    for file in (folder.metrics, folder.images, folder.failed):
+        file.write_text("{}\n")
     (folder.path / "notes.txt").write_text("mine")
     assert opened(folder.path, {**RUN, "model": "resnet50"}, overwrite=True) is False
     assert json.loads(folder.config.read_text())["model"] == "resnet50"
-    assert not folder.metrics.exists()
+    assert not any(file.exists() for file in (folder.metrics, folder.images, folder.failed, folder.last))
+    assert folder.record() is None
     assert (folder.path / "notes.txt").read_text() == "mine"
 
 
@@ -126,6 +144,41 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(TrainingError, match="is a file"):
         opened(tmp_path / "file")
+
+
+def test_killed_while_the_folder_was_claimed(tmp_path: Path) -> None:
+    (tmp_path / ".config.json.12-34.tmp").write_text("{")
+    assert opened(tmp_path) is False
+    assert [f.name for f in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_killed_while_it_was_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is gone already, what is left is a run's folder."""
+    unlink = Path.unlink
+    for survivors in range(8):
+        folder = RunFolder(tmp_path / str(survivors))
+        opened(folder.path)
+        save(folder.last, {"position": (0, 0, 1)})
+        for file in (folder.metrics, folder.images, folder.failed, folder.curves, folder.model):
+            file.write_text("{}\n")
+        left = survivors
+
+        def killed(path: Path, missing_ok: bool = False) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            unlink(path, missing_ok=missing_ok)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(Path, "unlink", killed)
+            opened(folder.path, overwrite=True)
+        assert opened(folder.path) is folder.last.exists()
+
+
+def test_missing_on_this_machine(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"last\.pt is missing on this machine.*disk that they share"):
+        load(tmp_path / "last.pt")
 
 
 def test_orphans_of_a_killed_write_are_swept(tmp_path: Path) -> None:

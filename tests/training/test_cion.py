@@ -19,7 +19,8 @@ from reidzoo.training._distributed import World
 from reidzoo.training._engine import Progress
 from reidzoo.training.configs import CIONConfig
 from reidzoo.training.losses import IdentityDistillationLoss
-from reidzoo.training.methods.cion import CION, MultiCropNetwork
+from reidzoo.training.methods.cion import CION
+from reidzoo.training.methods.dino import MultiCropNetwork
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 CASES = json.loads((GOLDEN / "train_cases.json").read_text())
@@ -51,8 +52,8 @@ def test_one_step_of_the_original(name: str, fill: Callable[..., Tensor], images
     crops = [images(4, *((256, 128) if c < 2 else (128, 64)), seed=[0, 1 + c]) for c in range(4)]
     criterion = IdentityDistillationLoss(512, 4)
     with torch.no_grad():
-        targets = teacher(crops[:2])
-    logits = student(crops)
+        targets, _ = teacher(crops[:2])
+    logits, _ = student(crops)
     loss = criterion(logits, targets, num_instances=2)
     loss.backward()
 
@@ -96,7 +97,8 @@ def test_each_size_passes_the_backbone_once_and_rows_are_view_major() -> None:
     views = [
         torch.full((2, 3, *size), float(v)) + torch.tensor([0.0, 0.5]).view(2, 1, 1, 1) for v, size in enumerate(sizes)
     ]
-    out = network(views)
+    out, features = network(views)
+    assert torch.equal(out, features)
     assert backbone.seen == [(4, 3, 8, 4), (4, 3, 4, 4), (2, 3, 4, 2)]
     expected = torch.tensor([v + i for v in range(5) for i in (0.0, 0.5)])
     torch.testing.assert_close(out[:, 0], expected, atol=1e-4, rtol=1e-4)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import nn
 
-from reidzoo.training.optim import bias_groups, clip_each, decay_groups
+from reidzoo.training.optim import bias_groups, build_optimizer, clip_each, decay_groups
 
 
 def network() -> nn.Module:
@@ -43,3 +44,36 @@ def test_clipping_is_per_tensor() -> None:
     torch.testing.assert_close(a.grad, torch.tensor([1.5, 2.0, 0.0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(b.grad, torch.tensor([0.1, 0.0, 0.0]))
     assert c.grad is None
+
+
+def test_lars_by_hand() -> None:
+    """Two steps of the rule written out with numpy: scaling and decay for matrices alone, then a heavy ball."""
+    g = torch.Generator().manual_seed(0)
+    matrix, vector, still = (nn.Parameter(torch.randn(s, generator=g)) for s in ((3, 2), (3,), (2, 2)))
+    still.data.zero_()
+    groups = [{"params": [matrix, still]}, {"params": [vector], "weight_decay": 0.0}]
+    optimizer = build_optimizer("lars", groups, lr=0.5, weight_decay=0.1)
+    expected = {p: (p.detach().double().numpy().copy(), 0.0) for p in (matrix, vector, still)}
+    for _ in range(2):
+        for p in expected:
+            p.grad = torch.randn(p.shape, generator=g)
+            value, ball = expected[p]
+            update = p.grad.double().numpy()
+            if p.ndim > 1:
+                update = update + 0.1 * value
+                if np.linalg.norm(value) > 0:
+                    update = update * 0.001 * np.linalg.norm(value) / np.linalg.norm(update)
+            ball = 0.9 * ball + update
+            expected[p] = value - 0.5 * ball, ball
+        optimizer.step()
+    for p, (value, _) in expected.items():
+        np.testing.assert_allclose(p.detach().numpy(), value, rtol=1e-4)
+
+
+def test_optimisers_by_name() -> None:
+    adamw, sgd = (build_optimizer(n, decay_groups(network()), lr=0.1, weight_decay=0.2) for n in ("adamw", "sgd"))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert (adamw.defaults["betas"], adamw.defaults["eps"]) == ((0.9, 0.999), 1e-8)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert sgd.defaults["momentum"] == 0.9
+    assert [g["weight_decay"] for g in adamw.param_groups] == [0.2, 0.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ import torch
 
 from reidzoo import pretrain
 from reidzoo.errors import ConfigError, TrainingError
-from reidzoo.training._run import RunFolder
+from reidzoo.training import _checkpoint
+from reidzoo.training._checkpoint import RunFolder, load, save
+from reidzoo.training._run import _same_images_per_step
 from reidzoo.training._tracking import read_history
+from reidzoo.training.configs import CIONConfig
 from reidzoo.training.losses import IdentityDistillationLoss, batch_hard_triplet
 
 JOB: dict[str, Any] = {
@@ -46,46 +50,87 @@ def one_rank(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_started_by_devices(one_rank: Path, people: Path, tmp_path: Path) -> None:
-    result = pretrain(MODEL, f"folder:{people}", output_dir=tmp_path / "two", batch_size=12, devices=2, **JOB)
-    one, two = losses(one_rank), losses(tmp_path / "two")
+@pytest.fixture(scope="module")
+def two_ranks(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("two") / "run"
+    result = pretrain(MODEL, f"folder:{people}", output_dir=out, batch_size=12, devices=2, **JOB)
+    assert len(result.history) == 2
+    assert result.model(torch.zeros(1, 3, 64, 32)).shape == (1, result.model.embed_dim)
+    return out
+
+
+def test_two_ranks_are_one(one_rank: Path, two_ranks: Path) -> None:
+    one, two = losses(one_rank), losses(two_ranks)
     assert len(one) == len(two) > 4
     torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
     assert one.std() > 1e-3, "a constant curve would show nothing"
-    assert len(result.history) == 2
-    assert result.model(torch.zeros(1, 3, 64, 32)).shape == (1, result.model.embed_dim)
 
 
-def test_started_by_torchrun(one_rank: Path, people: Path, tmp_path: Path) -> None:
+def test_two_machines_with_sharded_optimizer_state(two_ranks: Path, people: Path, tmp_path: Path) -> None:
+    """Two torchruns that find each other by an address, as on two machines; each rank has half of AdamW's state."""
     script = tmp_path / "job.py"
     script.write_text(
         "import json, sys, reidzoo\n"
         "model, data, out, config = sys.argv[1:]\n"
-        "reidzoo.pretrain(model, data, output_dir=out, batch_size=12, config=json.loads(config))\n"
+        "reidzoo.pretrain(model, data, output_dir=out, config=json.loads(config))\n"
     )
-    arguments = [str(script), MODEL, f"folder:{people}", str(tmp_path / "two"), json.dumps(JOB)]
-    subprocess.run([*TORCHRUN, *arguments], check=True, capture_output=True, timeout=300)
-    torch.testing.assert_close(losses(one_rank), losses(tmp_path / "two"), atol=1e-5, rtol=0)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=x"]
+    torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint={address}"]
+    job = json.dumps({**JOB, "batch_size": 12, "shard_optimizer": True})
+    arguments = [*torchrun, str(script), MODEL, f"folder:{people}", str(tmp_path / "run"), job]
+    machines = [subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for machine in machines:
+        _, said = machine.communicate(timeout=300)
+        assert machine.returncode == 0, said
+    a, b = (load(RunFolder(out).last) for out in (two_ranks, tmp_path / "run"))
+    assert len(a["optimizer"]["state"]) == len(b["optimizer"]["state"]) > 20
+    for key, tensor in flat(a).items():
+        assert torch.equal(tensor, flat(b)[key]), key
 
 
-def test_another_number_of_ranks_goes_on(one_rank: Path, people: Path, tmp_path: Path) -> None:
-    """A run of one rank, stopped after an epoch, goes on as two ranks with the same images per step."""
+def flat(state: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint by their paths."""
+    if isinstance(state, torch.Tensor):
+        return {prefix: state}
+    parts = state.items() if isinstance(state, dict) else ()
+    return {k: v for name, part in parts for k, v in flat(part, f"{prefix}/{name}").items()}
+
+
+def test_another_number_of_ranks_goes_on(
+    one_rank: Path, people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A run of one rank, stopped after an epoch, goes on with the same settings on two, which share its batches."""
     part = tmp_path / "part"
-    code = (
-        "import json, os, signal, sys, reidzoo\n"
-        "from reidzoo.training import _engine\n"
-        "save = _engine._save\n"
-        "def save_and_die(*a):\n"
-        "    save(*a)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "_engine._save = save_and_die\n"
-        "model, data, out, config = sys.argv[1:]\n"
-        "reidzoo.pretrain(model, data, output_dir=out, batch_size=24, config=json.loads(config))\n"
-    )
-    arguments = [sys.executable, "-c", code, MODEL, f"folder:{people}", str(part), json.dumps(JOB)]
-    assert subprocess.run(arguments, check=False, capture_output=True, timeout=300).returncode == -9
-    pretrain(MODEL, f"folder:{people}", output_dir=part, batch_size=12, devices=2, **JOB)
+
+    def save_and_stop(*arguments: Any) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_checkpoint, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(MODEL, f"folder:{people}", output_dir=part, batch_size=24, **JOB)
+    pretrain(MODEL, f"folder:{people}", output_dir=part, batch_size=24, devices=2, shard_optimizer=True, **JOB)
     torch.testing.assert_close(losses(one_rank), losses(part), atol=1e-5, rtol=0)
+    said = capfd.readouterr().err
+    assert "ranks changes from 1 to 2, and the images per step stay 24 (12 on each rank)" in said
+    config = json.loads(RunFolder(part).config.read_text())
+    assert (config["images_per_step"], config["ranks"], config["config"]["batch_size"]) == (24, 2, 24)
+
+
+def test_any_number_of_ranks_that_can_shares_the_images() -> None:
+    config, before = CIONConfig(), {"images_per_step": 960, "config": {"batch_size": 120}}
+    assert [_same_images_per_step(config, before, n).batch_size for n in (8, 4, 5, 20)] == [120, 240, 192, 48]
+    with pytest.raises(ConfigError, match=r"960 is not a multiple of 7\. .* can: 1, 2, 4, 5, 8, 10\.$"):
+        _same_images_per_step(config, before, 7)
+    with pytest.raises(ConfigError, match=r"batch_size 320 is not a multiple of num_instances 6"):
+        _same_images_per_step(config, before, 3)
+    own = CIONConfig(batch_size=240)  # the run folder compares the images per step that this makes
+    assert _same_images_per_step(own, before, 4) is own
+    assert _same_images_per_step(own, before, 2) is own
 
 
 def test_another_global_batch_is_refused(one_rank: Path, people: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from reidzoo._registry import Registry
 from reidzoo.errors import UnknownMethodError
-from reidzoo.training.configs import CIONConfig, TrainConfig, TransReIDConfig
+from reidzoo.training.configs import CIONConfig, DINOConfig, TrainConfig, TransReIDConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,15 @@ PRETRAIN.add(
         "identity-guided self-distillation (Zuo et al., NeurIPS 2024)",
         CIONConfig,
         "reidzoo.training.methods.cion:CION",
+    ),
+)
+PRETRAIN.add(
+    "dino",
+    MethodInfo(
+        "pretrain",
+        "self-distillation without identities (Caron et al., ICCV 2021), as TransReID-SSL does it",
+        DINOConfig,
+        "reidzoo.training.methods.dino:DINO",
     ),
 )
 FINETUNE.add(

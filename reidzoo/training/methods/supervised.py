@@ -20,6 +20,7 @@ from reidzoo.data.transforms import TrainTransform
 from reidzoo.models.heads import BNNeck, ReIDModel
 from reidzoo.training._distributed import World
 from reidzoo.training._engine import Method, Progress
+from reidzoo.training._probe import held_out, retrieval
 from reidzoo.training.configs import TransReIDConfig
 from reidzoo.training.losses import batch_hard_triplet
 from reidzoo.training.optim import bias_groups
@@ -32,7 +33,8 @@ class Supervised(Method):
     name = "transreid"
 
     def __init__(self, backbone: nn.Module, data: ReIDDataset, config: TransReIDConfig, world: World) -> None:
-        self.config, self.data, self.world = config, data, world
+        self.config, self.world = config, world
+        self.held_out = held_out(data, eval_every=config.eval_every)
         train: Records = data.train.relabel()
         # From now on the network wants this normalisation: evaluation and the saved file go by it.
         backbone.pretrained_cfg = {  # type: ignore[assignment]
@@ -96,10 +98,7 @@ class Supervised(Method):
 
     def evaluate(self) -> dict[str, float]:
         """Return mAP, Rank-1/5/10 and mINP on the data set's query and gallery, {} where it has none."""
-        if len(self.data.query) == 0 or len(self.data.gallery) == 0:
-            return {}
-        from reidzoo.eval.evaluate import evaluate
-
-        result = evaluate(self.network, self.data, device=self.world.device.type, num_workers=self.config.num_workers)
-        ranks = {f"Rank-{k}": float(result.cmc[k]) for k in (1, 5, 10) if k <= len(result.cmc)}
-        return {"mAP": result.mAP, **ranks, "mINP": result.mINP}
+        c = self.config
+        return retrieval(
+            self.network, self.held_out, img_size=c.img_size, device=self.world.device, num_workers=c.num_workers
+        )
