@@ -170,8 +170,8 @@ def _between_groups(
 def _lower_quantile(nearest: NDArray[np.float32], pairs: int, rate: float) -> float:
     """The distance below which a share `rate` of the pairs is.
 
-    With too few pairs to have seen it, the tail is taken to be a normal distribution's, drawn through two shares that
-    were seen.
+    With too few pairs to have seen it, the tail is taken to be a normal distribution's, drawn through two small shares
+    that were seen (10 pairs, 0.5 %): look-alikes make it another one than the bulk's.
 
     Args:
         nearest: The smallest distances, ascending.
@@ -182,7 +182,7 @@ def _lower_quantile(nearest: NDArray[np.float32], pairs: int, rate: float) -> fl
     if allowed:
         return float(nearest[allowed])  # so many are closer
     normal = NormalDist().inv_cdf
-    low, high = min(10, len(nearest)), min(max(pairs // 20, 20), len(nearest))
+    low, high = min(10, len(nearest)), min(max(pairs // 200, 50), len(nearest))
     if high <= low:
         return float(nearest[0]) / 2
     a, b = normal(low / (pairs + 1)), normal(high / (pairs + 1))
