@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_pretraining.py                # seeds 0, 1, 2
     python tests/benchmarks/bench_pretraining.py --seeds 0 --output-dir runs   # kept, and gone on with when stopped
 
-Data, network and settings are those of ``reidzoo demo``; DINO has CION's settings, so that the two differ in what is
-compared with what, and in the images of a batch (CION: K of each identity; DINO: any). A seed decides people, cameras,
-initial weights and augmentation.
+Data, network and settings are those of ``reidzoo demo``; DINO has CION's settings and views, so that the two differ in
+what is compared with what, and in the images of a batch (CION: K of each identity; DINO: any). A seed decides people,
+cameras, initial weights and augmentation.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import torch
 
 import reidzoo
 from reidzoo.cli import demo
+from reidzoo.training.configs import CIONConfig
 
-NOT_OF_DINO = ("num_instances",)
+DINO = {k: v for k, v in demo.PRETRAIN.items() if k != "num_instances"}
+DINO |= {name: getattr(CIONConfig(), name) for name in ("global_scale", "crop_ratio", "drop_path")}
 
 
 def compare(seed: int, out: Path) -> dict[str, tuple[float, float]]:
@@ -32,12 +34,8 @@ def compare(seed: int, out: Path) -> dict[str, tuple[float, float]]:
     half = max(1, (os.cpu_count() or 1) // 2)
     torch.set_num_threads(half)
     common: dict[str, Any] = {"img_size": demo.SIZE, "seed": seed, "num_workers": half}
-    settings = {
-        "cion": demo.PRETRAIN,
-        "dino": {k: v for k, v in demo.PRETRAIN.items() if k not in NOT_OF_DINO},
-    }
     starts: dict[str, Any] = {"scratch": demo.MODEL}
-    for method, own in settings.items():
+    for method, own in {"dino": DINO, "cion": demo.PRETRAIN}.items():
         run = reidzoo.pretrain(demo.MODEL, f"folder:{people}", method=method, output_dir=out / method, **common, **own)
         starts[method] = run.model
     results = {}
