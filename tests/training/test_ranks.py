@@ -19,7 +19,7 @@ from reidzoo.training._checkpoint import RunFolder, load, save
 from reidzoo.training._run import _same_images_per_step
 from reidzoo.training._tracking import read_history
 from reidzoo.training.configs import CIONConfig
-from reidzoo.training.losses import IdentityDistillationLoss, batch_hard_triplet
+from reidzoo.training.losses import PAIRWISE, CenterLoss, IdentityDistillationLoss
 
 JOB: dict[str, Any] = {
     "img_size": (64, 32),
@@ -161,24 +161,26 @@ import sys
 import torch
 import torch.distributed as dist
 from reidzoo.training._distributed import gather_with_grad
-from reidzoo.training.losses import IdentityDistillationLoss, batch_hard_triplet
+from reidzoo.training.losses import PAIRWISE, CenterLoss, IdentityDistillationLoss
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 everything = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 pids = torch.arange(4).repeat_interleave(3)[rank * 6 : rank * 6 + 6]
 mine = everything[rank * 6 : rank * 6 + 6].clone().requires_grad_()
-loss = batch_hard_triplet(mine, pids)
-loss.backward()
+centers = CenterLoss(4, 5)
+compared = {name: loss(mine, pids) for name, loss in {**PAIRWISE, "center": centers}.items()}
+grads = {name: torch.autograd.grad(loss, mine)[0] for name, loss in compared.items()}
 criterion = IdentityDistillationLoss(5, 2)
 criterion.update_center(mine.detach().float())
-parts = {"loss": loss.detach(), "grad": mine.grad, "center": criterion.center, "pids": gather_with_grad(pids)}
+parts = {"loss": {name: loss.detach() for name, loss in compared.items()}, "grad": grads, "centers": centers.centers}
+parts |= {"center": criterion.center, "pids": gather_with_grad(pids)}
 torch.save(parts, f"{sys.argv[1]}/{rank}.pt")
 dist.destroy_process_group()
 """
 
 
-def test_triplet_and_centre_see_all_ranks(tmp_path: Path) -> None:
+def test_losses_and_centres_see_all_ranks(tmp_path: Path) -> None:
     script = tmp_path / "collectives.py"
     script.write_text(COLLECTIVES)
     subprocess.run([*TORCHRUN, str(script), str(tmp_path)], check=True, capture_output=True, timeout=300)
@@ -186,12 +188,17 @@ def test_triplet_and_centre_see_all_ranks(tmp_path: Path) -> None:
 
     g = torch.Generator().manual_seed(0)
     x = torch.randn(12, 5, generator=g, dtype=torch.float64, requires_grad=True)
-    loss = batch_hard_triplet(x, torch.arange(4).repeat_interleave(3))
-    loss.backward()
-    torch.testing.assert_close(sum(p["loss"] for p in parts) / 2, loss.detach())
-    # DDP divides by the number of ranks when it averages.
-    assert x.grad is not None
-    torch.testing.assert_close(torch.cat([p["grad"] for p in parts]) / 2, x.grad)
+    centers = CenterLoss(4, 5)
+    for name, loss_of in {**PAIRWISE, "center": centers}.items():
+        loss = loss_of(x, torch.arange(4).repeat_interleave(3))
+        (grad,) = torch.autograd.grad(loss, x)
+        for rank in parts:
+            torch.testing.assert_close(rank["loss"][name], loss.detach(), msg=name)
+        # DDP divides by the number of ranks when it averages.
+        torch.testing.assert_close(torch.cat([p["grad"][name] for p in parts]) / 2, grad, msg=name)
+        assert grad.any(), name
+    for rank in parts:
+        torch.testing.assert_close(rank["centers"], centers.centers)
     criterion = IdentityDistillationLoss(5, 2)
     criterion.update_center(x.detach().float())
     torch.testing.assert_close(parts[0]["center"], criterion.center)
