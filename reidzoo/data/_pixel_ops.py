@@ -185,6 +185,30 @@ def random_erasing(x: Tensor, rng: np.random.Generator, area: Range = (0.02, 1 /
     return x
 
 
+def constant_erasing(x: Tensor, rng: np.random.Generator, fill: Tensor) -> Tensor:
+    """Fill one rectangle with a colour (Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, algorithm 1).
+
+    The rectangle's share of the image is uniform in 0.02 .. 0.4, its height / width uniform in 0.3 .. 1 / 0.3.
+
+    Args:
+        x: (3, H, W) float; overwritten.
+        rng: source of the rectangle.
+        fill: (3, 1, 1), the colour.
+
+    Returns:
+        `x`, unchanged if a hundred rectangles in a row were not smaller than the image.
+    """
+    _, height, width = x.shape
+    for _ in range(100):
+        size, ratio = rng.uniform(0.02, 0.4) * height * width, rng.uniform(0.3, 1 / 0.3)
+        h, w = round(math.sqrt(size * ratio)), round(math.sqrt(size / ratio))
+        if h < height and w < width:
+            top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+            x[:, top : top + h, left : left + w] = fill
+            break
+    return x
+
+
 def luma(x: Tensor) -> Tensor:
     """Grey of (3, H, W), as (1, H, W); ITU-R 601-2 luma, as Pillow's."""
     return x[:1].mul(0.299).add_(x[1:2], alpha=0.587).add_(x[2:3], alpha=0.114)

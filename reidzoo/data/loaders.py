@@ -57,7 +57,7 @@ class EpochBatches(Sequence[list[SampleKey]]):
         return [SampleKey(index, self._epoch, draw) for index, draw in self._plan[step].tolist()]
 
 
-class ImageDataset(Dataset[tuple[list[Tensor], int]]):
+class ImageDataset(Dataset[tuple[list[Tensor], Any]]):
     """Images of `records`, transformed.
 
     The randomness of a sample comes from (seed, index, epoch, draw) alone: not from the worker that makes it, the
@@ -67,18 +67,21 @@ class ImageDataset(Dataset[tuple[list[Tensor], int]]):
         records: images to open.
         transform: callable (RGB image, generator) -> tensor or list of tensors (views).
         seed: not negative.
+        cameras: give (pid, camid) instead of the pid, for networks that use the camera.
     """
 
-    def __init__(self, records: Records, transform: Transform, seed: int = 0) -> None:
+    def __init__(self, records: Records, transform: Transform, seed: int = 0, *, cameras: bool = False) -> None:
         if seed < 0:
             raise ConfigError(f"seed is {seed}; expected 0 or more.")
-        self.records, self.transform, self.seed = records, transform, seed
+        self.records, self.transform, self.seed, self.cameras = records, transform, seed, cameras
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: SampleKey | int) -> tuple[list[Tensor], int]:
+    def __getitem__(self, key: SampleKey | int) -> tuple[list[Tensor], Any]:
         """List of views (of one, if the transform returns a tensor) and pid; a plain row number means epoch 0, draw 0.
+
+        With `cameras` the pid is an array of two int64, pid and camid.
 
         Raises:
             CorruptImageError: The image cannot be decoded.
@@ -89,7 +92,9 @@ class ImageDataset(Dataset[tuple[list[Tensor], int]]):
         image = read_image(self.records.path[index])
         with _one_thread():
             views = self.transform(image, rng)
-        return views if isinstance(views, list) else [views], int(self.records.pid[index])
+        pid = int(self.records.pid[index])
+        label = np.array([pid, self.records.camid[index]]) if self.cameras else pid
+        return views if isinstance(views, list) else [views], label
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def build_loader(
     """Load `batches` of `dataset` in their order.
 
     Yields ``[views, pids]``: views is a list of (B, 3, H, W) tensors, one per view; pids is (B,)
-    int64. Global random states are neither used nor changed.
+    int64, or (B, 2) of pids and camids. Global random states are neither used nor changed.
 
     Args:
         dataset: the images.

@@ -23,6 +23,7 @@ from reidzoo.data._pixel_ops import (
     Size,
     blur_kernel,
     color_jitter,
+    constant_erasing,
     crop_box,
     draw_jitter,
     gaussian_blur,
@@ -191,7 +192,10 @@ class TrainTransform:
         mean: of each channel, in [0, 1].
         std: of each channel, in [0, 1].
         padding: pixels added on every side before the random crop.
-        erasing: probability that a rectangle is replaced by noise, see `random_erasing`.
+        erasing: probability that a rectangle is erased.
+        erasing_fill: with what: ``"noise"`` (see `random_erasing`, as in TransReID), or one colour, ``"black"`` (as in
+            fast-reid) or ``"mean"`` (see `constant_erasing`).
+        jitter: how far brightness, contrast and saturation may be from 1, before anything else but the resize.
     """
 
     def __init__(
@@ -202,32 +206,48 @@ class TrainTransform:
         *,
         padding: int = 10,
         erasing: float = 0.5,
+        erasing_fill: str = "noise",
+        jitter: float = 0.0,
     ) -> None:
         self.img_size, self.padding, self.erasing = _size("img_size", img_size), padding, erasing
+        self.jitter = jitter
         if padding < 0 or not 0 <= erasing <= 1:
             raise ConfigError(f"padding {padding}, erasing {erasing}: expected 0 or more, and a probability.")
         self.normalize = _Normalize(mean, std)
+        fills = {"noise": None, "black": self.normalize.bias, "mean": torch.zeros(3, 1, 1)}
+        if erasing_fill not in fills:
+            raise ConfigError(f"erasing_fill is {erasing_fill!r}; expected one of {', '.join(fills)}.")
+        self.fill = fills[erasing_fill]
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
         """Return (3, height, width) float32, normalised."""
         rng = _generator(rng)
         x = resize(to_pixels(image), self.img_size, "bicubic")
+        if self.jitter:
+            draw = draw_jitter(rng, brightness=self.jitter, contrast=self.jitter, saturation=self.jitter, hue=0.0)
+            x = color_jitter(x.to(torch.float32, memory_format=torch.contiguous_format), draw)
         if rng.random() < 0.5:
             x = x.flip(-1)
         height, width = self.img_size
         top, left = rng.integers(0, 2 * self.padding + 1, 2).tolist()
         x = F.pad(x, [self.padding] * 4)[:, top : top + height, left : left + width]
         x = self.normalize(x.to(torch.float32, memory_format=torch.contiguous_format))
-        return random_erasing(x, rng) if rng.random() < self.erasing else x
+        if rng.random() < self.erasing:
+            x = random_erasing(x, rng) if self.fill is None else constant_erasing(x, rng, self.fill)
+        return x
 
 
 class EvalTransform:
-    """Resize (bilinear, by Pillow) and normalise.
+    """Resize (by Pillow) and normalise.
 
     Args:
         img_size: (height, width) of the result.
         mean: of each channel, in [0, 1].
         std: of each channel, in [0, 1].
+        interpolation: ``"bilinear"`` or ``"bicubic"``.
+
+    Attributes:
+        resample: Pillow's constant for the interpolation.
     """
 
     def __init__(
@@ -235,13 +255,18 @@ class EvalTransform:
         img_size: Sequence[int] = (256, 128),
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        interpolation: str = "bilinear",
     ) -> None:
         self.img_size, self.normalize = _size("img_size", img_size), _Normalize(mean, std)
+        filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+        if interpolation not in filters:
+            raise ConfigError(f"interpolation is {interpolation!r}; expected one of {', '.join(filters)}.")
+        self.resample = filters[interpolation]
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
         """Return (3, height, width) float32, normalised; `rng` is not used."""
         height, width = self.img_size
-        small = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        small = image.convert("RGB").resize((width, height), self.resample)
         return self.normalize(to_pixels(small).to(torch.float32, memory_format=torch.contiguous_format))
 
 

@@ -71,15 +71,26 @@ class Embedder:
             precision = "bf16" if place.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
         return cls(model.to(place), place, flip, tuple(map(float, scales)), _DTYPES[precision])
 
+    @property
+    def takes_cameras(self) -> bool:
+        """Whether the model uses the cameras of the images, see `ReIDVisionTransformer.set_cameras`."""
+        return bool(getattr(self.model, "takes_cameras", False))
+
     @torch.inference_mode()
-    def __call__(self, batch: Tensor) -> Tensor:
-        """Return (B, D) float32 features of normalised images (B, 3, H, W), on `device`."""
+    def __call__(self, batch: Tensor, *camids: Tensor) -> Tensor:
+        """Return (B, D) float32 features of normalised images (B, 3, H, W), on `device`.
+
+        Args:
+            batch: The images.
+            camids: (B,) their cameras, for a model that `takes_cameras`, if they are known.
+        """
         kind = next(self.model.parameters(), torch.empty(0)).dtype
         batch = batch.to(self.device, kind, non_blocking=True)
+        camids = tuple(c.to(self.device, non_blocking=True) for c in camids)
         total = torch.zeros((), device=self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             for view in self._views(batch):
-                total = total + _forward(self.model, view).float()
+                total = total + _forward(self.model, view, *camids).float()
         return total / (len(self.scales) * (1 + self.flip))
 
     def _views(self, batch: Tensor) -> Iterator[Tensor]:
@@ -127,8 +138,8 @@ def _pick(model: nn.Module, device: str | torch.device, spread: bool) -> torch.d
     return wanted
 
 
-def _forward(model: nn.Module, batch: Tensor) -> Tensor:
-    output = model(batch)
+def _forward(model: nn.Module, batch: Tensor, *camids: Tensor) -> Tensor:
+    output = model(batch, *camids)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(batch):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(

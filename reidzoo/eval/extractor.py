@@ -135,7 +135,7 @@ class Extractor:
         if not isinstance(self._transform, EvalTransform):
             return self._transform(_swapped(picture) if swap else picture)
         height, width = self._transform.img_size
-        pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        pixels = np.asarray(picture.resize((width, height), self._transform.resample))
         return pixels[:, :, ::-1] if swap else pixels  # resizing treats the colours alike: a small image is swapped
 
     def _forward(self, prepared: Sequence[Any]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reidzoo._logging import progress
+from reidzoo._logging import get_logger, progress
 from reidzoo.data.records import Records
 from reidzoo.errors import ConfigError, DataError
 from reidzoo.eval._embed import Embedder, Precision, one_behind
@@ -23,6 +23,7 @@ from reidzoo.eval.preprocess import create_transform
 
 Floats = NDArray[np.float32]
 Sink = Callable[[Rows, Floats], None]
+_logger = get_logger(__name__)
 
 
 def extract_features(
@@ -51,7 +52,7 @@ def extract_features(
     Under torchrun the ranks share the images, and each returns the features of all.
 
     Args:
-        model: Maps (B, 3, H, W) float images to (B, D).
+        model: Maps (B, 3, H, W) float images to (B, D). One that `takes_cameras` gets those of `Records` with them.
         images: `Records`, image files, PIL images, (N, H, W, 3) uint8 RGB arrays (one array or a list), or a
             (N, 3, H, W) float tensor that is resized and normalised already.
         batch_size: Images per forward pass.
@@ -183,13 +184,27 @@ def _run(
     desc: str,
 ) -> None:
     """Hand the features of each batch to `sink`."""
-    outputs = one_behind(map(embed, load_batches(images, batches, transform, num_workers)))
+    inputs: list[Iterable[Any]] = [load_batches(images, batches, transform, num_workers)]
+    if embed.takes_cameras and isinstance(images, Records):
+        _warn_of_new_cameras(embed.model, images)
+        inputs.append(torch.from_numpy(images.camid[rows]) for rows in batches)
+    outputs = one_behind(map(embed, *inputs))
     with progress(desc=desc, total=sum(map(len, batches)), unit="img") as bar:
         for rows, output in zip(batches, outputs, strict=True):
             values = output.cpu().numpy()
             _check_finite(values, rows, images)
             sink(rows, values)
             bar.update(len(rows))
+
+
+def _warn_of_new_cameras(model: Any, records: Records) -> None:
+    known = getattr(model, "backbone", model).cameras.cpu().numpy()
+    new = ~np.isin(records.camid, known)
+    if new.any():
+        _logger.warning(
+            "%d of %d images are from cameras without a vector in the network (%s; it knows %s): they get the mean "
+            "vector.", new.sum(), len(records), ", ".join(map(str, np.unique(records.camid[new])[:5])), known.tolist(),
+        )  # fmt: skip
 
 
 @contextmanager

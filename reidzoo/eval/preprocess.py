@@ -39,7 +39,15 @@ def create_transform(
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     if min(height, width) < 1:
         raise ConfigError(f"img_size is {(height, width)}; expected (height, width) in pixels, such as (256, 128).")
-    return (TrainTransform if training else EvalTransform)((height, width), mean, std)
+    if training:
+        return TrainTransform((height, width), mean, std)
+    return EvalTransform((height, width), mean, std, _interpolation_of(model_or_name))
+
+
+def _interpolation_of(model_or_name: nn.Module | ModelSpec | str) -> str:
+    """Bilinear, but for networks of ours that were trained for the other (MGN): timm's defaults are for its own."""
+    cfg = getattr(model_or_name, "pretrained_cfg", {}) if hasattr(model_or_name, "reidzoo_name") else {}
+    return str(cfg.get("interpolation", "bilinear"))
 
 
 def _input_of(model_or_name: nn.Module | ModelSpec | str) -> tuple[tuple[int, int, int], Any, Any]:

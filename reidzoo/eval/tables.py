@@ -54,14 +54,20 @@ class Row:
 
 
 def published_result(model: nn.Module, dataset: ReIDDataset) -> Published | None:
-    """Look up the published figures of `model`'s backbone, fine-tuned with labels on `dataset`.
+    """Look up the published figures of `model`, fine-tuned with labels on `dataset`.
 
     Args:
-        model: Of `create_model`. With an MGN head its figures are those of MGN, else those of TransReID's recipe.
+        model: Of `create_model`. After fine-tuning with a recipe its figures are those that the recipe aims at. Else
+            they are the backbone's: with an MGN head those of MGN, otherwise those of TransReID's recipe.
         dataset: Drawn people in the layout of a real data set have none.
     """
+    if (dataset.root / "synthetic.json").exists():
+        return None
+    aim = getattr(getattr(model, "backbone", model), "published", None) or {}
+    if aim.get("data") == dataset.name:
+        return Published(aim["mAP"], aim["rank1"], f"fine-tuned on it ({aim['how']})")
     column = _COLUMNS.get(dataset.name)
-    if column is None or (dataset.root / "synthetic.json").exists():
+    if column is None:
         return None
     try:
         results = model_info(getattr(model, "reidzoo_name", "")).results

@@ -12,6 +12,7 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from reidzoo.errors import ConfigError, UnknownModelError, did_you_mean
+from reidzoo.models import vit
 from reidzoo.models._keymap import builder
 from reidzoo.models._registry import model_info
 from reidzoo.models._timm_door import RESIZE, timm_cfg
@@ -49,13 +50,15 @@ def create_model(
 
     Args:
         name: A zoo name or alias (`list_models`), ``"timm/<any timm name>"``, ``"local-dir:<folder or file>"`` (of
-            `reidzoo.weights.save_model`: says itself what it holds) or ``"hf-hub:<owner>/<repo>"`` with such a file.
+            `reidzoo.weights.save_model`, or a network that TransReID, fast-reid or layumi's baseline fine-tuned: says
+            itself what it holds) or ``"hf-hub:<owner>/<repo>"`` with such a file.
         pretrained: Load the released weights: those that `reidzoo.weights.import_official` put into the local store, or
             those of the configured hub repository, under a licence that was accepted. For ``timm/`` names, timm's.
-        weights: Checkpoint for the backbone: an official ``.pth``, or a file of ours. A file of ours with the same head
-            restores the head too.
+        weights: Checkpoint for the backbone: an official ``.pth``, a file of ours, or a fine-tuned network of other
+            code. One with the same head restores the head too.
         num_classes: Identities of the head.
-        head: None for the backbone alone, ``"bnneck"`` or ``"linear"`` for a `ReIDModel`.
+        head: None for the backbone alone; for a `ReIDModel` ``"bnneck"``, ``"linear"``, ``"bottleneck"``, ``"pcb"``,
+            ``"mgn"`` or ``"jpm"``.
         img_size: (height, width), or one number for both, that the input has: 256x128 unless said otherwise. The zoo's
             backbones take other sizes too; transformers of timm may be bound to it.
         features_only: Return a `FeatureMaps`, which is timm's ``FeatureGetterNet``: its call gives a list of maps
@@ -64,7 +67,8 @@ def create_model(
         out_indices: Which maps: indices into ``feature_info``, or n for the last n. None: all stages; of networks
             without stages, such as ViT, the last three blocks.
         cache_dir: Where hub downloads are kept.
-        **timm_kwargs: Passed on to timm, e.g. ``drop_path_rate=0.1``.
+        **timm_kwargs: Passed on to timm, e.g. ``drop_path_rate=0.1``; of ViTs also the options of
+            `reidzoo.models.vit.set_options`: ``stride=12`` (overlapping patches), ``cameras=6`` (side information).
 
     Raises:
         UnknownModelError: No such model; names the closest.
@@ -101,7 +105,11 @@ def _build_backbone(
 ) -> nn.Module:
     model: Any
     if name.startswith("timm/"):
-        model = _build_timm(name[len("timm/") :], pretrained, size, {"cache_dir": cache_dir, **timm_kwargs})
+        options, rest = vit.split_options(timm_kwargs)
+        model = _build_timm(name[len("timm/") :], pretrained, size, {"cache_dir": cache_dir, **rest})
+        model.reidzoo_name = name
+        if options:
+            vit.set_options(model, **options)
         cfg: dict[str, Any] = model.pretrained_cfg | RESIZE
     else:
         spec = model_info(name)

@@ -21,18 +21,30 @@ def retype(module: nn.Module, cls: type[nn.Module]) -> None:
     module.__class__ = cls
 
 
-def set_last_stride_1(resnet: Any) -> None:
-    """Make ``layer4`` of a timm ResNet keep the resolution of ``layer3``, without dilation.
+def has_last_stride(network: Any) -> bool:
+    """Whether `set_last_stride_1` knows the network: a ResNet or a DenseNet of timm."""
+    return hasattr(network, "layer4") or hasattr(getattr(network, "features", None), "transition3")
+
+
+def set_last_stride_1(network: Any) -> None:
+    """Make ``layer4`` of a timm ResNet keep the resolution of ``layer3``, without dilation; likewise a DenseNet's end.
 
     timm's ``output_stride=16`` also keeps the resolution, but dilates the 3x3 convolutions: other features.
     Source: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", section 3.5.
     """
-    block = resnet.layer4[0]
+    if not hasattr(network, "layer4"):
+        network.features.transition3.pool = nn.Identity()
+        network.feature_info[-1]["reduction"] = network.feature_info[-2]["reduction"]
+        return
+    block = network.layer4[0]
     for module in block.modules():
         if isinstance(module, nn.Conv2d):
             module.stride = (1, 1)
+    for name, module in block.downsample.named_children() if block.downsample else ():
+        if isinstance(module, nn.AvgPool2d):  # of timm's "d" variants, which average in front of the 1x1 convolution
+            setattr(block.downsample, name, nn.Identity())
     block.stride = 1
-    resnet.feature_info[-1]["reduction"] = resnet.feature_info[-2]["reduction"]
+    network.feature_info[-1]["reduction"] = network.feature_info[-2]["reduction"]
 
 
 def set_drop_path(network: nn.Module, rate: float) -> nn.Module:

@@ -16,7 +16,7 @@ from reidzoo.models._keymap import StateDict
 from reidzoo.models._registry import ModelSpec
 from reidzoo.models._surgery import retype
 from reidzoo.models.layers import resize_grid
-from reidzoo.models.vit import ReIDVisionTransformer
+from reidzoo.models.vit import ReIDVisionTransformer, set_options, split_options
 from reidzoo.models.vit import from_official as vit_from_official
 
 _PARTS = (1, 2, 3)
@@ -44,15 +44,16 @@ class PASSVisionTransformer(ReIDVisionTransformer):
         if self.global_pool == "token":
             self.head_hidden_size = self.num_features * (2 if feat_fusion == "cat" else 1)
 
-    def _pos_embed(self, x: Tensor) -> Tensor:
+    def _pos_embed(self, x: Tensor, camids: Tensor | None = None) -> Tensor:
         """Add special tokens and positions: ``(B, h, w, D)`` -> ``(B, 4 + h*w, D)``."""
         batch, height, width, dim = x.shape
         grid = self.pos_embed.reshape(1, *self.patch_embed.grid_size, dim)
         patches = (x + resize_grid(grid, (height, width))).reshape(batch, height * width, dim)
         special = [self.cls_token + self.cls_pos]
         special += [self.get_parameter(f"part_token{i}") + self.get_parameter(f"part{i}_pos") for i in _PARTS]
-        tokens: Tensor = self.pos_drop(torch.cat([torch.cat(special, dim=1).expand(batch, -1, -1), patches], dim=1))
-        return tokens
+        tokens = torch.cat([torch.cat(special, dim=1).expand(batch, -1, -1), patches], dim=1)
+        dropped: Tensor = self.pos_drop(self._add_camera(tokens, camids))
+        return dropped
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """Fuse class token c and mean part token p: ``(B, 4 + N, D)`` -> [c, p] ``(B, 2D)`` or (c + p)/2 ``(B, D)``."""
@@ -84,7 +85,7 @@ class PASSVisionTransformer(ReIDVisionTransformer):
         }
 
 
-def build(spec: ModelSpec, *, img_size: tuple[int, int], feat_fusion: str = "cat", **timm_kwargs: Any) -> nn.Module:
+def build(spec: ModelSpec, *, img_size: tuple[int, int], feat_fusion: str = "cat", **kwargs: Any) -> nn.Module:
     """Build the backbone; the stored position grid is that of the released weights whatever `img_size` is.
 
     Args:
@@ -92,13 +93,14 @@ def build(spec: ModelSpec, *, img_size: tuple[int, int], feat_fusion: str = "cat
         img_size: Not used: the network takes any size that 16 divides.
         feat_fusion: The feature: ``"cat"``, class token and mean part token side by side (2D wide), or ``"mean"``, the
             mean of these two (D wide).
-        **timm_kwargs: For timm's ViT.
+        **kwargs: For `reidzoo.models.vit.set_options`, and for timm's ViT.
 
     Raises:
         ConfigError: Unknown fusion.
     """
     if feat_fusion not in _FUSIONS:
         raise ConfigError(f"feat_fusion={feat_fusion!r} is unknown. Known: {', '.join(_FUSIONS)}.")
+    options, timm_kwargs = split_options(kwargs)
     model: Any = timm.create_model(
         spec.timm_name,
         num_classes=0,
@@ -109,8 +111,7 @@ def build(spec: ModelSpec, *, img_size: tuple[int, int], feat_fusion: str = "cat
     )
     retype(model, PASSVisionTransformer)
     model.add_part_tokens(feat_fusion)
-    built: nn.Module = model
-    return built
+    return set_options(model, **options)
 
 
 def from_official(state: StateDict, model: nn.Module) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ def test_configuration_is_ours_and_not_that_of_timms_weights():
     [
         ({"num_classes": 751}, "head='bnneck'"),
         ({"head": "bnneck"}, "num_classes >= 1"),
-        ({"head": "pcb", "num_classes": 3}, "Heads: bnneck, linear"),
+        ({"head": "alignedreid", "num_classes": 3}, "Heads: bnneck, linear"),
         ({"pretrained": True, "weights": "x.pth"}, "choose one"),
         ({"img_size": (256, 128, 3)}, r"\(height, width\)"),
         ({"img_size": 0}, r"\(height, width\)"),

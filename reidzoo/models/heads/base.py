@@ -22,7 +22,7 @@ class HeadOutput(NamedTuple):
 
 
 class Head(nn.Module):
-    """Base of the fine-tuning heads: ``(B, in_features)`` -> `HeadOutput` in training, ``(B, embed_dim)`` in eval mode.
+    """Base of the fine-tuning heads: what `read` gives -> `HeadOutput` in training, ``(B, embed_dim)`` in eval mode.
 
     Attributes:
         name: Its name in `create_model`.
@@ -35,6 +35,16 @@ class Head(nn.Module):
     num_classes: int
     embed_dim: int
     options: dict[str, Any]
+
+    def attach(self, backbone: nn.Module) -> None:
+        """Copy what the head starts from out of `backbone`: when they are joined, and when that got other weights."""
+
+    def read(self, backbone: nn.Module, x: Tensor, *camids: Tensor) -> Any:
+        """Return what the head wants of the images ``(B, 3, H, W)``: the feature ``(B, D)``, or maps or tokens.
+
+        Of a backbone that `takes_cameras`, `camids` are theirs, (B,), if they are known.
+        """
+        return backbone(x, *camids)
 
 
 class ReIDModel(nn.Module):
@@ -51,6 +61,7 @@ class ReIDModel(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: Head) -> None:
         super().__init__()
+        head.attach(backbone)
         self.backbone = backbone
         self.head = head
         self.embed_dim = head.embed_dim
@@ -62,9 +73,14 @@ class ReIDModel(nn.Module):
         cfg: Any = self.backbone.pretrained_cfg
         return cfg  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor) -> HeadOutput | Tensor:
-        """Apply backbone and head."""
-        out: HeadOutput | Tensor = self.head(self.backbone(x))
+    @property
+    def takes_cameras(self) -> bool:
+        """Whether the backbone uses the cameras of the images (TransReID's side information)."""
+        return bool(getattr(self.backbone, "takes_cameras", False))
+
+    def forward(self, x: Tensor, *camids: Tensor) -> HeadOutput | Tensor:
+        """Apply backbone and head to images (B, 3, H, W); to a backbone that takes them go their cameras (B,) too."""
+        out: HeadOutput | Tensor = self.head(self.head.read(self.backbone, x, *camids))
         return out
 
 
@@ -75,9 +91,13 @@ def create_head(name: str, in_features: int, num_classes: int, **options: Any) -
         ConfigError: There is no such head, or `num_classes` is below 1.
     """
     from reidzoo.models.heads.bnneck import BNNeck
+    from reidzoo.models.heads.bottleneck import Bottleneck
+    from reidzoo.models.heads.jpm import JPM
     from reidzoo.models.heads.linear import LinearHead
+    from reidzoo.models.heads.mgn import MGN
+    from reidzoo.models.heads.pcb import PCB
 
-    heads: dict[str, type[Head]] = {cls.name: cls for cls in (BNNeck, LinearHead)}
+    heads: dict[str, type[Head]] = {cls.name: cls for cls in (BNNeck, LinearHead, Bottleneck, PCB, MGN, JPM)}
     if name not in heads:
         raise ConfigError(f"There is no head {name!r}.{did_you_mean(name, heads)} Heads: {', '.join(heads)}.")
     if num_classes < 1:
