@@ -34,9 +34,10 @@ class Registry(Generic[T]):
         try:
             return self._items[name]
         except KeyError:
+            known = f" Known: {', '.join(self.names()[:40])}." if len(self._items) < 100 else ""
             raise self._error(
-                f"There is no {self._kind} {name!r}.{did_you_mean(name, self._items)} "
-                f"Known: {', '.join(self.names()[:40])}.{' ' + self._hint if self._hint else ''}"
+                f"There is no {self._kind} {name!r}.{did_you_mean(name, self._items)}{known}"
+                f"{' ' + self._hint if self._hint else ''}"
             ) from None
 
     def __contains__(self, name: object) -> bool:

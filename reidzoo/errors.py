@@ -83,7 +83,15 @@ class TrainingError(ReidzooError, RuntimeError):
 
 
 class DivergedError(TrainingError):
-    """A training run whose loss or weights are no longer finite, or whose features have collapsed."""
+    """A training run whose loss or weights are no longer finite, or whose features have collapsed.
+
+    Attributes:
+        step: the first that shows it, from 1.
+    """
+
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -136,7 +136,10 @@ def table(config: type[TrainConfig]) -> str:
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize("name", ["TrainConfig", "PretrainConfig", "CIONConfig", "DINOConfig", "TransReIDConfig"])
+SETTINGS = [name for name, value in vars(configs).items() if isinstance(value, type) and issubclass(value, TrainConfig)]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_settings_tables_agree_with_the_dataclasses(name):
     """Put right by ``REIDZOO_WRITE_DOCS=1 pytest tests/test_readme.py -k tables``."""
     (page,) = (p for p in PAGES if f"<!-- table: {name} -->" in p.read_text(encoding="utf-8"))

@@ -34,18 +34,15 @@ def add_train_arguments(parser: Parser, methods: Registry[MethodInfo], default: 
     )
     about = "; ".join(f"{name}: {methods[name].summary}" for name in methods)
     parser.add_argument("--method", metavar="NAME", default=default, help=f"{about} (default: {default})")
-    if methods[default].stage == "pretrain":
-        parser.add_argument(
-            "--recipe",
-            metavar="NAME",
-            help="published settings that `reidzoo recipes list` names; --config wins over them",
-        )
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="published settings that `reidzoo recipes list` names; --config wins over them"
+    )
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="settings as JSON, or a run's config.json; flags win over it"
     )
 
     def add_settings(words: list[str]) -> None:
-        name = _method(words, default)
+        name = _method(words, methods[default].stage) or default
         parser.set_defaults(method=name)
         add_config_flags(parser, methods[name].config, name)
 
@@ -54,8 +51,7 @@ def add_train_arguments(parser: Parser, methods: Registry[MethodInfo], default: 
 
 def settings(args: argparse.Namespace, info: MethodInfo) -> Any:
     """The run's config: defaults, then ``--recipe``, then ``--config``, then flags."""
-    name = getattr(args, "recipe", None)
-    base = {**(recipes.get(name).settings if name else {}), **(_read_config(args) or {})}
+    base = {**(recipes.get(args.recipe).settings if args.recipe else {}), **(_read_config(args) or {})}
     return make_config(info.config, base, typed_settings(args, info.config))
 
 
@@ -68,16 +64,19 @@ def report(result: TrainResult, args: argparse.Namespace, next_command: list[str
     row += [f"{result.history[0]['loss']:.4f}", f"{last['loss']:.4f}"]
     row += [f"{100 * value:.1f}" for value in result.metrics.values()]
     print(table(header, [row]))
+    if aim := getattr(getattr(result.model, "backbone", result.model), "published", None):
+        print(f"\npublished  mAP {100 * aim['mAP']:.1f}, Rank-1 {100 * aim['rank1']:.1f} ({aim['how']})")
     print(f"\nfolder  {args.output_dir}   (weights, config.json, metrics.jsonl, curves.png)")
     print(f"next    {shlex.join(next_command)}")
 
 
-def _method(words: list[str], default: str) -> str:
+def _method(words: list[str], stage: str) -> str | None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method", nargs="?")
     first.add_argument("--recipe", nargs="?")
     typed = first.parse_known_args(words)[0]
-    return recipes.method_of(typed.recipe, typed.method) if typed.recipe else typed.method or default
+    method: str | None = recipes.method_of(typed.recipe, typed.method, stage) if typed.recipe else typed.method
+    return method
 
 
 def _read_config(args: argparse.Namespace) -> dict[str, Any] | None:

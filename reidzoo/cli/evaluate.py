@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric", choices=("cosine", "euclidean"), default="cosine", help="distance (default: cosine)"
     )
+    parser.add_argument(
+        "--ap",
+        choices=("rectangle", "trapezoid"),
+        default="rectangle",
+        help="area under precision and recall by rectangles, as in most code, or by trapezoids (default: rectangle)",
+    )
     parser.add_argument("--protocol", choices=_PROTOCOLS, default="market", help="what counts (default: market)")
     parser.add_argument("--rerank", action="store_true", help="re-rank by k-reciprocal neighbours")
     add_inference_arguments(parser)
@@ -180,4 +186,5 @@ def _rules(args: argparse.Namespace) -> dict[str, Any]:
     """How results are counted, as `compute_metrics` takes it."""
     from reidzoo.eval import Rerank
 
-    return {"metric": args.metric, "protocol": args.protocol, "rerank": Rerank() if args.rerank else None}
+    rerank = Rerank() if args.rerank else None
+    return {"metric": args.metric, "ap": args.ap, "protocol": args.protocol, "rerank": rerank}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from reidzoo.cli import _train
 from reidzoo.cli._model import chosen_model
@@ -21,6 +22,8 @@ def run(args: argparse.Namespace) -> int:
     from reidzoo.training.finetune import finetune
 
     model = chosen_model(args, config.img_size)
-    result = finetune(model, args.data, method=args.method, output_dir=args.output_dir, config=config)
+    result = finetune(
+        model, args.data, method=args.method, recipe=args.recipe, output_dir=args.output_dir, config=asdict(config)
+    )
     _train.report(result, args, ["reidzoo", "evaluate", str(args.output_dir), args.data])
     return 0

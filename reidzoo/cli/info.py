@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
         ]
         print(f"\n{table(header, rows)}")
     if spec.finetuning:
-        header = ["published fine-tuning", "lr", "batch size", "warm-up epochs"]
-        rows = [[h.dataset, f"{h.lr:g}", h.batch_size, h.warmup_epochs] for h in spec.finetuning]
+        header = ["recipe of fine-tuning", "lr", "batch size", "warm-up epochs"]
+        rows = [[f"cion/{h.dataset}/{spec.name}", f"{h.lr:g}", h.batch_size, h.warmup_epochs] for h in spec.finetuning]
         print(f"\n{table(header, rows)}")
     stored = store.find(spec.name) is not None
     print(f"\nload it  reidzoo.create_model({spec.name!r}{', pretrained=True' if stored else ''})")

@@ -10,7 +10,6 @@ from reidzoo.cli._parser import Parser
 from reidzoo.cli._table import pairs, table
 from reidzoo.errors import UnknownRecipeError, did_you_mean
 from reidzoo.training import recipes
-from reidzoo.training.methods import PRETRAIN
 from reidzoo.training.recipes._recipe import PROVENANCE, Recipe
 
 
@@ -36,8 +35,9 @@ def _list(args: argparse.Namespace) -> int:
     names = recipes.list(args.pattern)
     if not names:
         raise UnknownRecipeError(f"No recipe matches {args.pattern!r}.{did_you_mean(args.pattern, recipes.list())}")
-    rows = [(r.name, r.method, r.gpus, r.provenance, _settings(r)) for r in map(recipes.get, names)]
-    print(table(["recipe", "method", "GPUs", "provenance", "settings, where not the method's defaults"], rows))
+    rows = [(r.name, r.method, r.gpus, r.provenance, *_results(r), _settings(r)) for r in map(recipes.get, names)]
+    header = ["recipe", "method", "GPUs", "provenance", "mAP", "Rank-1", "settings, where not the method's defaults"]
+    print(table(header, rows))
     print("\n" + "\n".join(f"{word}: {meaning}" for word, meaning in PROVENANCE.items()))
     return 0
 
@@ -47,14 +47,26 @@ def _show(args: argparse.Namespace) -> int:
     facts = [("recipe", recipe.name), ("method", recipe.method), ("model", recipe.model), ("GPUs", recipe.gpus)]
     print(pairs([*facts, ("provenance", f"{recipe.provenance} ({PROVENANCE[recipe.provenance]})")]))
     print(f"{'source':<10}  {recipe.source}\n")
-    config = PRETRAIN[recipe.method].config(**recipe.settings)
+    if recipe.published is not None:
+        print(f"published on {recipe.data}: {recipe.published}\n")
+    config = recipe.info.config(**recipe.settings)
     rows = [
         (f.name, show(getattr(config, f.name)), "recipe" if f.name in recipe.settings else None) for f in fields(config)
     ]
     print(table(["setting", "value", "from"], rows))
-    print(f"\nreidzoo pretrain {recipe.model} DATA --recipe {recipe.name} --devices {recipe.gpus} --output-dir DIR")
+    start = f"{recipe.model} DATA" if recipe.stage == "pretrain" else f"{recipe.model} {recipe.data} --pretrained"
+    devices = f" --devices {recipe.gpus}" if recipe.gpus > 1 else ""
+    print(f"\nreidzoo {recipe.stage} {start} --recipe {recipe.name}{devices} --output-dir DIR")
     return 0
 
 
+def _results(recipe: Recipe) -> tuple[str | None, str | None]:
+    """The published mAP and Rank-1 that it aims at, in percent."""
+    target = recipe.published
+    return (f"{100 * target.mAP:.1f}", f"{100 * target.rank1:.1f}") if target else (None, None)
+
+
 def _settings(recipe: Recipe) -> str:
-    return " ".join(f"{name}={show(value)}" for name, value in recipe.settings.items()) or "-"
+    defaults = recipe.info.config()
+    changed = {name: value for name, value in recipe.settings.items() if value != getattr(defaults, name)}
+    return " ".join(f"{name}={show(value)}" for name, value in changed.items()) or "-"

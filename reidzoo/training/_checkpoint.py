@@ -84,6 +84,7 @@ class RunFolder:
         self.config = self.path / "config.json"
         self.last = self.path / "checkpoints" / "last.pt"
         self.failed = self.path / "checkpoints" / "failed.pt"
+        self.failed_batch = self.path / "checkpoints" / "failed_batch.pt"
         self.metrics = self.path / "metrics.jsonl"
         self.curves = self.path / "curves.png"
         self.images = self.path / "images.json"
@@ -127,7 +128,7 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete what a run writes, and nothing else: `last` first, `config` at last, so that a kill leaves a run."""
-        for file in (self.last, self.failed, self.metrics, self.curves, self.images, self.model):
+        for file in (self.last, self.failed, self.failed_batch, self.metrics, self.curves, self.images, self.model):
             file.unlink(missing_ok=True)
         shutil.rmtree(self.last.parent, ignore_errors=True)
         self.config.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from reidzoo.data import Records
-from reidzoo.training.configs import CIONConfig, PretrainConfig, TrainConfig
+from reidzoo.training.configs import CIONConfig, FinetuneConfig, PretrainConfig, TrainConfig
 
 
 def doubts(config: TrainConfig, train: Records) -> Iterator[str]:
@@ -22,6 +22,11 @@ def doubts(config: TrainConfig, train: Records) -> Iterator[str]:
         yield (
             f"freeze_last_layer is {config.freeze_last_layer}, but the run has {epochs} epochs: the head's last layer "
             "never learns. Set freeze_last_layer=0 for so short a run (command line: --freeze-last-layer 0)."
+        )
+    if isinstance(config, FinetuneConfig) and config.freeze_epochs >= epochs:
+        yield (
+            f"freeze_epochs is {config.freeze_epochs}, but the run has {epochs} epochs: the pre-trained part never "
+            "learns. Set freeze_epochs lower for so short a run (command line: --freeze-epochs)."
         )
     if isinstance(config, CIONConfig):
         yield from _about_identities(config, train)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from reidzoo._logging import get_logger
 from reidzoo.data.loaders import EpochBatches, ImageDataset, build_loader
@@ -180,13 +181,15 @@ class _Loop:
         try:
             while self.epoch < self.config.epochs:
                 self._train_epoch()
-        except DivergedError:
+        except DivergedError as e:
             self._save(self.folder.failed)
+            self._save_batch(e.step)
             barrier()  # the launcher ends all ranks when the first one ends
             raise
 
     def _train_epoch(self) -> None:
         config, started, plan = self.config, time.perf_counter(), self.method.plan(self.epoch)
+        self.plan = plan
         if len(plan) == 0:
             raise TrainingError(
                 f"epoch {self.epoch + 1} has no batch: too few images for batch_size {config.batch_size}"
@@ -215,7 +218,7 @@ class _Loop:
         method.set_rates(progress)
         method.optimizer.zero_grad(set_to_none=True)
         logged: dict[str, Tensor] = {}
-        parts = list(_micro_batches(batch, config.micro_batch or config.batch_size, self.world.device))
+        parts = list(_micro_batches(batch, config.micro_batch or len(batch[1]), self.world.device))
         for i, (views, pids) in enumerate(parts):
             last = i == len(parts) - 1
             with nullcontext() if last or self.world.size == 1 else network.no_sync():  # type: ignore[operator]
@@ -265,7 +268,9 @@ class _Loop:
             raise DivergedError(
                 f"{len(bad)} of {len(parameters)} weights are not finite after step {self.step}, though the loss was: "
                 f"{', '.join(bad[:3])}. The run stops; its last checkpoint, if any, is {self.folder.last}, its state "
-                f"is in {self.folder.failed}. Start anew with a lower lr, a longer warm-up or precision='fp32'."
+                f"is in {self.folder.failed}, the batch of that step in {self.folder.failed_batch.name} beside it. "
+                "Start anew with a lower lr, a longer warm-up or precision='fp32'.",
+                self.step,
             )
         self._save(self.folder.last)
 
@@ -275,6 +280,15 @@ class _Loop:
             position, header = (self.epoch, self.first, self.step), self.folder.header
             state = {"position": position, "reidzoo": header, "optimizer": optimizer}
             _checkpoint.save(path, {**state, "scaler": self.scaler.state_dict(), "method": self.method.state_dict()})
+
+    def _save_batch(self, step: int) -> None:
+        """Make rank 0's batch of a step of this epoch again, to be looked at: views, labels and files."""
+        iteration = step - 1 - (self.step - self.first)
+        if self.world.is_main and 0 <= iteration < len(self.plan):
+            keys, dataset = EpochBatches(self.plan, self.epoch)[iteration], self.method.dataset
+            views, labels = default_collate([dataset[key] for key in keys])
+            paths = [dataset.records.path[key.index] for key in keys]
+            _checkpoint.save(self.folder.failed_batch, {"step": step, "views": views, "labels": labels, "paths": paths})
 
     def _restore(self) -> tuple[int, int, int]:
         """Load the last checkpoint; return the epoch, the iteration and the step that come next."""

@@ -21,7 +21,7 @@ from reidzoo.data.loaders import check_images
 from reidzoo.data.ranked_list import keep_best
 from reidzoo.errors import ConfigError, CorruptImageError, DataError
 from reidzoo.models import ReIDModel, create_model
-from reidzoo.training import _distributed
+from reidzoo.training import _distributed, recipes
 from reidzoo.training._checkpoint import RunFolder
 from reidzoo.training._distributed import World
 from reidzoo.training._doubts import doubts
@@ -93,6 +93,7 @@ def _train(job: Job) -> nn.Module:
         torch.manual_seed(config.seed)  # initial weights: of a new backbone, and of the method's heads
         data = _load(job)
         backbone = _backbone(job, world)
+        backbone.published = recipes.target_header(job.recipe, data.name)  # type: ignore[assignment]  # for the header
         config, resume = _on_main(world, lambda: _open(job, folder, data, world))
         corrupt = _on_main(world, lambda: _find_corrupt(folder, data.train, config.skip_corrupt))
         if corrupt:

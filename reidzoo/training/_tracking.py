@@ -101,14 +101,16 @@ class Tracker:
         self.bar.set_postfix(said, refresh=False)
         for row in rows:
             if not math.isfinite(row["loss"]):
-                self._stop(f"the loss is {row['loss']} at step {row['step']}", "precision='fp32'")
+                self._stop(row["step"], f"the loss is {row['loss']} at step {row['step']}", "precision='fp32'")
             if self.alarm is not None and (why := self.alarm.see(row)):
-                self._stop(why, "head_batchnorm=True; with collapse_steps=0 it only warns")
+                self._stop(row["step"], why, "head_batchnorm=True; with collapse_steps=0 it only warns")
 
-    def _stop(self, why: str, remedy: str) -> NoReturn:
+    def _stop(self, step: int, why: str, remedy: str) -> NoReturn:
         raise DivergedError(
             f"{why}. The run stops; its last checkpoint, if any, is {self.folder.last}, its state is in "
-            f"{self.folder.failed}. Start anew with a lower lr, a longer warm-up or {remedy}."
+            f"{self.folder.failed}, the batch of that step in {self.folder.failed_batch.name} beside it. "
+            f"Start anew with a lower lr, a longer warm-up or {remedy}.",
+            step,
         )
 
     def _cost(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from reidzoo.data import ReIDDataset
+from reidzoo.training import recipes
 from reidzoo.training._run import Job, TrainResult, run
 from reidzoo.training.configs import TrainConfig, make_config
 from reidzoo.training.methods import FINETUNE
@@ -17,7 +18,8 @@ def finetune(
     model: str | nn.Module,
     data: str | Path | ReIDDataset,
     *,
-    method: str = "transreid",
+    method: str | None = None,
+    recipe: str | None = None,
     output_dir: str | Path,
     config: TrainConfig | dict[str, Any] | None = None,
     **overrides: Any,
@@ -31,21 +33,27 @@ def finetune(
         model: a name for `create_model` (which starts from random weights), a backbone, or a `ReIDModel` whose
             backbone is taken; the caller's module is copied, not changed.
         data: a data set or its name.
-        method: ``"transreid"``.
+        method: ``"transreid"`` (None: that, or the recipe's), ``"bot"``, ``"mgn"``, ``"pcb"`` or ``"baseline"``.
+        recipe: published settings to start from, one of ``reidzoo.recipes.list("*/market1501/*")``. Its method is
+            taken; its backbone and data set are only what it was published for.
         output_dir: run folder for checkpoints, ``metrics.jsonl`` and ``curves.png``.
-        config: settings, see `TransReIDConfig`; the keyword `overrides` replace single fields.
+        config: settings, see `TransReIDConfig` and those of the other methods: a mapping of those that differ from the
+            recipe's or the method's, or a whole config object; the keyword `overrides` replace single fields.
 
     Returns:
         The `ReIDModel`, the run's record and its last evaluation.
 
     Raises:
-        ConfigError: an unknown method or field, a value out of range.
+        ConfigError: an unknown method, recipe or field, a value out of range.
         DataError: the data set is not where it should be, or images cannot be read.
         TrainingError: the folder holds another run, or the loss is not finite.
 
     Example:
         >>> reidzoo.finetune("resnet50_ibn", "market1501:/data/market", output_dir="runs/market")  # doctest: +SKIP
     """
+    method, config = recipes.apply(recipe, method, config, "finetune")
+    method = method or "transreid"
     info = FINETUNE[method]
     source = str(data) if isinstance(data, Path) else data
-    return run(Job(method, info, model, source, Path(output_dir), make_config(info.config, config, overrides)))
+    settings = make_config(info.config, config, overrides)
+    return run(Job(method, info, model, source, Path(output_dir), settings, recipe or ""))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from reidzoo.errors import ConfigError
 
 
 def decay_groups(network: nn.Module) -> list[dict[str, Any]]:
@@ -19,32 +21,69 @@ def decay_groups(network: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
 
 
-def bias_groups(network: nn.Module, *, lr: float, bias_lr_factor: float) -> list[dict[str, Any]]:
-    """Return TransReID's groups: parameters whose name contains ``bias`` learn `bias_lr_factor` times faster.
+def rate_groups(network: nn.Module, lr: float, factor: Callable[[str], float]) -> list[dict[str, Any]]:
+    """Return one group for all parameters that learn equally fast, those of rate `lr` first.
 
-    The rule goes by the substring, so it covers Swin's ``relative_position_bias_table`` too, as in the published runs.
-    ``base_lr`` keeps each group's peak rate for the schedule.
+    Args:
+        network: whose parameters; frozen ones (without requires_grad) are left out.
+        lr: peak learning rate.
+        factor: from a parameter's name to its share of `lr`.
+
+    Returns:
+        Groups with ``lr`` and ``base_lr``, which keeps the group's peak rate for the schedule.
     """
-    plain: list[nn.Parameter] = []
-    bias: list[nn.Parameter] = []
+    found: dict[float, list[nn.Parameter]] = {}
     for name, p in network.named_parameters():
         if p.requires_grad:
-            (bias if "bias" in name else plain).append(p)
-    peak = lr * bias_lr_factor
-    groups = [{"params": plain, "lr": lr, "base_lr": lr}, {"params": bias, "lr": peak, "base_lr": peak}]
-    return [g for g in groups if g["params"]]
+            found.setdefault(factor(name), []).append(p)
+    order = sorted(found, key=lambda f: (f != 1, f))
+    return [{"params": found[f], "lr": lr * f, "base_lr": lr * f} for f in order]
+
+
+def layer_factors(network: nn.Module, decay: float) -> dict[str, float]:
+    """Return by name how fast the backbone's parameters learn under layer-wise decay, {} without (`decay` 1).
+
+    The last layer learns with factor 1, each one before it with `decay` times its successor's (Clark et al.,
+    "ELECTRA", 2020, appendix A; Bao et al., "BEiT", 2022, appendix). What a layer is, timm knows of each network.
+
+    Raises:
+        ConfigError: nobody knows the network's layers.
+    """
+    if decay == 1:
+        return {}
+    from timm.models import group_parameters
+
+    backbone: Any = getattr(network, "backbone", None)
+    if not hasattr(backbone, "group_matcher"):
+        raise ConfigError(
+            f"layer_decay is {decay}, but this backbone has no group_matcher, timm's list of a network's layers. Leave "
+            "layer_decay out, or take a backbone of reidzoo.create_model."
+        )
+    layers = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    return {f"backbone.{name}": decay ** (last - layer) for name, layer in layers.items()}
 
 
 def build_optimizer(
-    name: str, groups: list[dict[str, Any]], *, lr: float, weight_decay: float
+    name: str, groups: list[dict[str, Any]], *, lr: float, weight_decay: float, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """Return ``adamw`` (betas 0.9 and 0.999, fused on a GPU), ``sgd`` or ``lars`` (momentum 0.9) over `groups`."""
-    if name == "adamw":
+    """Return an optimiser over `groups`.
+
+    Args:
+        name: ``adamw`` (decoupled weight decay) or ``adam`` (weight decay in the gradient), both with betas 0.9 and
+            0.999, fused on a GPU; ``sgd``, ``nesterov`` (SGD that looks ahead) or ``lars``.
+        groups: parameter groups.
+        lr: learning rate of groups that have none of their own.
+        weight_decay: of groups that have none of their own.
+        momentum: of ``sgd``, ``nesterov`` and ``lars``.
+    """
+    if name in ("adam", "adamw"):
         fused = all(p.is_cuda for g in groups for p in g["params"])
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay, fused=fused or None)
-    cls = {"sgd": torch.optim.SGD, "lars": LARS}[name]
-    optimizer: torch.optim.Optimizer = cls(groups, lr=lr, weight_decay=weight_decay, momentum=0.9)
-    return optimizer
+        adam = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+        return adam(groups, lr=lr, weight_decay=weight_decay, fused=fused or None)
+    if name == "lars":
+        return LARS(groups, lr=lr, weight_decay=weight_decay, momentum=momentum)
+    return torch.optim.SGD(groups, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=name == "nesterov")
 
 
 class LARS(torch.optim.Optimizer):

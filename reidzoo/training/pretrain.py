@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from reidzoo.data import ReIDDataset
-from reidzoo.errors import ConfigError
 from reidzoo.training import recipes
 from reidzoo.training._run import Job, TrainResult, run
 from reidzoo.training.configs import TrainConfig, make_config
@@ -35,7 +33,7 @@ def pretrain(
         model: a name for `create_model`, or a backbone (it is copied, not changed).
         data: a data set or its name; only its training images are used.
         method: ``"cion"`` (None: that, or the recipe's) or ``"dino"``, which needs no identities.
-        recipe: published settings to start from, one of ``reidzoo.recipes.list()``.
+        recipe: published settings to start from, one of ``reidzoo.recipes.list("cion/*")``.
         output_dir: run folder for checkpoints, ``metrics.jsonl`` and ``curves.png``.
         config: settings, see `CIONConfig` and `DINOConfig`: a mapping of those that differ from the recipe's or the
             method's, or a whole config object; the keyword `overrides` replace single fields.
@@ -51,14 +49,7 @@ def pretrain(
     Example:
         >>> result = reidzoo.pretrain("resnet50_ibn", "folder:/data/people", output_dir="runs/r50")  # doctest: +SKIP
     """
-    if recipe is not None:
-        method = recipes.method_of(recipe, method)
-        if config is not None and not isinstance(config, Mapping):
-            raise ConfigError(
-                f"recipe={recipe!r} and a whole {type(config).__name__} both say everything: give config as a dict of "
-                "the settings that differ from the recipe's, or as keywords."
-            )
-        config = {**recipes.get(recipe).settings, **(config or {})}
+    method, config = recipes.apply(recipe, method, config, "pretrain")
     method = method or "cion"
     info = PRETRAIN[method]
     source = str(data) if isinstance(data, Path) else data

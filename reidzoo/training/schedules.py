@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
 def warmup_cosine(t: float, *, epochs: float, base: float, final: float, warmup: float = 0.0) -> float:
@@ -64,3 +65,33 @@ def transreid_lr(t: int, *, epochs: int, warmup: int, base: float, group: float 
     if t >= epochs:
         return floor
     return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * t / epochs))
+
+
+def warmup_hold_cosine(t: float, *, epochs: float, base: float, final: float, warmup: float, hold: float) -> float:
+    """Linear from ``0.01 * base`` to `base` over `warmup` epochs, constant until `hold`, a half cosine to `final`.
+
+    fast-reid's schedule (He et al., "FastReID", 2020, section 3.5), which counts iterations, not epochs.
+
+    Args:
+        t: progress in epochs; beyond `epochs` the final value holds.
+        hold: epoch in which the cosine begins, counted from the start of the run.
+    """
+    if t < warmup:
+        return base * (0.01 + 0.99 * t / warmup)
+    if t < hold:
+        return base
+    if t >= epochs:
+        return final
+    return final + 0.5 * (base - final) * (1.0 + math.cos(math.pi * (t - hold) / (epochs - hold)))
+
+
+def warmup_steps(t: float, *, base: float, warmup: float, milestones: Sequence[float], start: float = 0.01) -> float:
+    """Linear from ``start * base`` to `base` over `warmup` epochs, then a tenth after each of `milestones`.
+
+    The schedule of Luo et al., "Bag of Tricks", 2019, section 3.1.
+
+    Args:
+        t: finished epochs, 0 in the first epoch.
+    """
+    climb = start + (1 - start) * t / warmup if t < warmup else 1.0
+    return float(base * climb * 0.1 ** sum(t >= m for m in milestones))

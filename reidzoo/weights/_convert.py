@@ -86,6 +86,11 @@ def content_sha256(tensors: Iterable[tuple[str, Tensor]], header: Mapping[str, s
 
 def _import_file(file: Path, name: str | None, link: bool, done: Mapping[str, Entry]) -> Entry:
     weights = read_weights(file)
+    if code := weights.metadata.get("written_by"):
+        raise CheckpointError(
+            f"{file} holds a network that was fine-tuned ({code}), not the released backbone, which was expected. To "
+            f"use it in place: reidzoo.create_model('local-dir:{file}')"
+        )
     spec = _spec(file, weights, name)
     licenses.require(spec.license)
     with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -38,6 +39,8 @@ _SIGNATURES = (
 )
 # Constants that some files store and others leave out.
 _OPTIONAL = ("num_batches_tracked", "relative_position_index")
+# Tensors that follow the size of the images, and the vectors of cameras.
+_SIZED = ("pos_embed", "sie_embed")
 
 
 def describe(weights: Weights) -> str:
@@ -51,7 +54,7 @@ def describe(weights: Weights) -> str:
     return "Its tensors are those of no known backbone"
 
 
-def identify(weights: Weights, state: Mapping[str, Tensor], path: Path) -> ModelSpec:
+def identify(weights: Weights, state: Mapping[str, Tensor], path: Path, *, finetuned: bool = False) -> ModelSpec:
     """Find the released backbone whose official layout `state` has.
 
     Several releases share an architecture. Then the file's own words decide (its name, the architecture that it
@@ -61,17 +64,23 @@ def identify(weights: Weights, state: Mapping[str, Tensor], path: Path) -> Model
         weights: What `path` holds.
         state: Its backbone tensors, under official names.
         path: The file.
+        finetuned: Its numbers are those of no release: any backbone of the architecture will do, ReIDZoo's first, with
+            a ViT's positions for images of any size.
 
     Raises:
         CheckpointError: It is none of the known backbones, or may be several.
     """
-    found = _layout_of(state)
-    said = [path.stem, weights.metadata.get("arch", "")]
+    ignored = _SIZED if finetuned else ()
+    found = _without(_layout_of(state), ignored)
+    said = [path.stem, re.sub(r"_\d+$", "", path.stem), weights.metadata.get("arch", "")]
     for word in said:
         # Only a hint: a name is believed if the tensors agree, and the search through all of them is saved.
-        if word in _aliases() and found == _layout(_aliases()[word]):
+        if word in _aliases() and found == _without(_layout(_aliases()[word]), ignored):
             return model_info(_aliases()[word])
-    fits = [name for name in list_models() if _layout(name) == found]
+    # Networks are built only where their size is about right: that of all of them takes many seconds.
+    size = sum(t.numel() for t in state.values() if t.is_floating_point()) / 1e6
+    near = [name for name in list_models() if abs(model_info(name).params_m / size - 1) < 0.1]
+    fits = [name for name in near if _without(_layout(name), ignored) == found]
     if not fits:
         closest = min(list_models(), key=lambda name: len(_layout(name) ^ found))
         raise CheckpointError(
@@ -82,8 +91,8 @@ def identify(weights: Weights, state: Mapping[str, Tensor], path: Path) -> Model
     specs = [model_info(name) for name in fits]
     if len(specs) > 1 and weights.metadata.get("container") == "teacher" and not weights.metadata.get("arch"):
         specs = [s for s in specs if s.release == "reidzoo"] or specs  # the one release that ships training checkpoints
-    if len(specs) == 1:
-        return specs[0]
+    if len(specs) == 1 or finetuned:
+        return min(specs, key=lambda s: s.release != "reidzoo")
     raise CheckpointError(
         f"{path} may be any of {', '.join(s.name for s in specs)}: they share one architecture, and the file does not "
         f"say which it is. Say it: reidzoo weights import {path} --name {specs[0].name}"
@@ -92,6 +101,10 @@ def identify(weights: Weights, state: Mapping[str, Tensor], path: Path) -> Model
 
 def _layout_of(state: Mapping[str, Tensor]) -> Layout:
     return frozenset((k, tuple(t.shape)) for k, t in state.items() if not k.endswith(_OPTIONAL))
+
+
+def _without(layout: Layout, endings: tuple[str, ...]) -> Layout:
+    return frozenset((key, shape) for key, shape in layout if not key.endswith(endings)) if endings else layout
 
 
 @cache

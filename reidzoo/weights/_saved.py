@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from reidzoo._files import atomic
 from reidzoo.errors import CheckpointError
 from reidzoo.weights._files import find_file, is_safetensors, read_pickle, read_safetensors
+from reidzoo.weights._identify import identify
+from reidzoo.weights.official import backbone_tensors, read_weights
 
 
 def save_model(model: nn.Module, path: str | Path, **metadata: Any) -> Path:
@@ -56,13 +58,17 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, header: dict[st
 def read_metadata(path: str | Path) -> dict[str, str]:
     """Read the header of a file of `save_model`, or of a run's checkpoint; the tensors are not touched.
 
+    Fine-tuned networks of other code have no header. They are read whole, and told by their tensors.
+
     Raises:
         WeightsNotFoundError: Nothing at `path`.
-        CheckpointError: Not a file of ours.
+        CheckpointError: Neither a file of ours nor a fine-tuned network.
     """
     path = find_file(path)
     metadata = read_safetensors(path, tensors=False)[1] if is_safetensors(path) else _of_checkpoint(path)
-    if not {"reidzoo_version", "img_size"} <= metadata.keys():
+    if "img_size" not in metadata:
+        metadata = _of_other(path)
+    if not metadata.keys() >= {"model", "img_size"}:
         raise CheckpointError(
             f"{path} has no reidzoo header, so it does not say which model it holds. Name the model: "
             f"reidzoo.create_model('resnet50', weights={str(path)!r})"
@@ -70,7 +76,10 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return metadata
 
 
-_BUILD = ("model", "timm_kwargs", "head", "head_options", "num_classes", "img_size", "mean", "std")
+_BUILD = (
+    *("model", "timm_kwargs", "head", "head_options", "num_classes"),
+    *("img_size", "mean", "std", "interpolation", "published"),
+)
 
 
 def origin(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -82,6 +91,15 @@ def _of_checkpoint(path: Path) -> dict[str, str]:
     content = read_pickle(path)
     found = content.get("reidzoo") if isinstance(content, dict) else None
     return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _of_other(path: Path) -> dict[str, str]:
+    """What the tensors say, where they are those of a fine-tuned network."""
+    weights = read_weights(path)
+    if weights.metadata.get("model") == "":
+        backbone = backbone_tensors(weights.tensors)
+        weights.metadata["model"] = identify(weights, backbone, path, finetuned=True).name
+    return weights.metadata
 
 
 def header_of(model: Any) -> dict[str, str]:
@@ -105,5 +123,7 @@ def header_of(model: Any) -> dict[str, str]:
         "img_size": "x".join(map(str, cfg["input_size"][1:])),
         "mean": json.dumps(cfg["mean"]),
         "std": json.dumps(cfg["std"]),
+        "interpolation": cfg.get("interpolation", "bilinear"),
         "license": getattr(backbone, "weights_license", ""),
+        **({"published": json.dumps(backbone.published)} if getattr(backbone, "published", None) else {}),
     }

@@ -16,7 +16,9 @@ from reidzoo._files import atomic
 from reidzoo._logging import get_logger
 from reidzoo.errors import CheckpointError, UnknownModelError
 from reidzoo.models import list_models, model_info
+from reidzoo.models.vit import ReIDVisionTransformer, fit_positions
 from reidzoo.weights._files import find_file, is_safetensors, read_pickle, read_safetensors
+from reidzoo.weights._finetuned import as_ours
 from reidzoo.weights._identify import describe
 
 _logger = get_logger(__name__)
@@ -49,7 +51,8 @@ def read_weights(path: str | Path) -> Weights:
 
     Safetensors, or a ``.pth`` whose pickle holds what the official training writes: tensors, plain containers,
     ``argparse.Namespace`` and numpy scalars. Containers are unwrapped (teacher, model, state_dict) and the
-    prefixes of DDP and ``torch.compile`` removed.
+    prefixes of DDP and ``torch.compile`` removed. Fine-tuned networks of other code come as files of ours: under our
+    names, and with a header that says what they are (`reidzoo.weights._finetuned`).
 
     Args:
         path: A file, or a folder with a ``model.safetensors``.
@@ -64,6 +67,8 @@ def read_weights(path: str | Path) -> Weights:
     else:
         tensors, metadata = _unwrap(read_pickle(path))
     tensors = {_WRAPPERS.sub("", key): tensor for key, tensor in tensors.items()}
+    if "reidzoo_version" not in metadata and (ours := as_ours(tensors, path)) is not None:
+        tensors, metadata = ours[0], {**metadata, **ours[1]}
     if not tensors and metadata.get("container") == "student":
         raise CheckpointError(
             f"{path} holds a student without its teacher. The released features are the teacher's: expected a "
@@ -93,7 +98,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a checkpoint file into `model`, strictly; nothing is changed if it does not fit.
 
     A backbone takes the backbone's tensors of any file that `read_weights` reads. A `ReIDModel` takes the same, and its
-    head too where the file is one of ours with a head. A file of ours also sets input size and normalisation.
+    head too where the file has one: a file of ours, or a fine-tuned network of other code. These also set input size
+    and normalisation.
 
     Args:
         model: A model of `create_model`.
@@ -107,7 +113,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     path = find_file(path)
     weights = read_weights(path)
     backbone = model.backbone if isinstance(model, ReIDModel) else model
-    state = fit_backbone(backbone, weights, path)
+    state = fit_backbone(backbone, weights, path, resample=True)
     head_state: dict[str, Tensor] = {}
     if isinstance(model, ReIDModel) and weights.metadata.get("head"):
         head_state = {k[len("head.") :]: t for k, t in weights.tensors.items() if k.startswith("head.")}
@@ -124,22 +130,27 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     backbone.load_state_dict(state, strict=False)
     if head_state:
         model.head.load_state_dict(head_state)  # type: ignore[union-attr]
+    elif isinstance(model, ReIDModel):
+        model.head.attach(backbone)  # heads that start from layers of the backbone start from these
     _adopt(backbone, weights.metadata)
     _logger.info("loaded %d tensors from %s", len(state) + len(head_state), path)
 
 
-def fit_backbone(backbone: nn.Module, weights: Weights, path: Path) -> dict[str, Tensor]:
+def fit_backbone(backbone: nn.Module, weights: Weights, path: Path, *, resample: bool = False) -> dict[str, Tensor]:
     """The tensors of a checkpoint under the names of `backbone`, compared with it one by one. Copies nothing.
 
     Args:
         backbone: The network; it may be on the meta device.
         weights: As of `read_weights`.
         path: Where they are from, for the error.
+        resample: Fit a ViT's position embeddings that are of another size or stride, as `fit_positions` does.
 
     Raises:
         CheckpointError: Says what the file is, and names the missing, unexpected and mis-shaped tensors.
     """
     state = _best_fit(backbone_tensors(weights.tensors, backbone.state_dict()), backbone)
+    if resample and isinstance(backbone, ReIDVisionTransformer):
+        state = fit_positions(state, backbone)
     if problems := _mismatches(state, backbone):
         raise CheckpointError(
             f"{path} does not fit {getattr(backbone, 'reidzoo_name', type(backbone).__name__)!r}. "
@@ -214,6 +225,7 @@ def _adopt(backbone: Any, metadata: Mapping[str, str]) -> None:
     """Take over what a file says about its terms, and one of ours about the images that it was trained on."""
     if "reidzoo_version" in metadata:
         backbone.weights_license = metadata.get("license", "")
+        backbone.published = json.loads(metadata.get("published", "{}"))
     else:  # somebody else's file: at best the released one
         name = str(getattr(backbone, "reidzoo_name", ""))
         backbone.weights_license = model_info(name).license if name in list_models() else ""
@@ -222,6 +234,7 @@ def _adopt(backbone: Any, metadata: Mapping[str, str]) -> None:
             input_size=(backbone.pretrained_cfg["input_size"][0], *(int(n) for n in metadata["img_size"].split("x"))),
             mean=tuple(json.loads(metadata["mean"])),
             std=tuple(json.loads(metadata["std"])),
+            interpolation=metadata.get("interpolation", "bilinear"),
         )
 
 

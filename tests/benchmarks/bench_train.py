@@ -31,7 +31,7 @@ from reidzoo.training._checkpoint import RunFolder
 from reidzoo.training._engine import Progress, _Loop
 from reidzoo.training.configs import CIONConfig, TransReIDConfig, make_config
 from reidzoo.training.methods.cion import CION
-from reidzoo.training.methods.supervised import Supervised
+from reidzoo.training.methods.transreid import TransReID
 
 
 def make_loop(args: argparse.Namespace, data: Any, folder: Path, stack: ExitStack) -> _Loop:
@@ -56,7 +56,7 @@ def make_loop(args: argparse.Namespace, data: Any, folder: Path, stack: ExitStac
         method: Any = CION(backbone, data, config, world)
     else:
         config = make_config(TransReIDConfig, None, settings)
-        method = Supervised(backbone, data, config, world)
+        method = TransReID(backbone, data, config, world)
     loop = _Loop(method, config, run, world, resume=False)
     loop.network = method.network.train()
     return loop

@@ -60,5 +60,5 @@ def test_config_of_another_method_is_refused() -> None:
 def test_unknown_method_names_the_closest() -> None:
     with pytest.raises(UnknownMethodError, match=r"'scion'.*Did you mean 'cion'"):
         PRETRAIN["scion"]
-    with pytest.raises(UnknownMethodError, match="Known: transreid"):
+    with pytest.raises(UnknownMethodError, match="Known: baseline, bot, mgn, pcb, transreid"):
         FINETUNE["pcbb"]

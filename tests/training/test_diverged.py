@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -69,6 +69,32 @@ def test_nan_loss_names_the_step_and_keeps_both_states(people: Path, tmp_path: P
     assert load(folder.last)["position"][:2] == (2, 0)
     pretrain(Tiny(), f"folder:{people}", output_dir=folder.path, overwrite=True, **JOB)
     assert not folder.failed.exists()
+
+
+class Witness(Tiny):
+    """Keeps what its student saw, also of copies."""
+
+    seen: ClassVar[list[Tensor]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.shape[-2:] == (32, 16):
+            self.seen.append(x.clone())
+        return super().forward(x)
+
+
+def test_the_batch_that_diverged_is_kept(people: Path, tmp_path: Path) -> None:
+    """Losses are looked at when the epoch ends, and the views are those of the step in its middle."""
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(DivergedError, match=r"step 8\b.*the batch of that step in failed_batch\.pt") as error:
+        pretrain(Witness(nan_at=8), f"folder:{people}", output_dir=folder.path, **JOB)
+    assert error.value.step == 8
+    batch = torch.load(folder.failed_batch, weights_only=True)
+    assert torch.equal(torch.cat(batch["views"][:2]), Witness.seen[7])
+    assert (batch["step"], len(batch["paths"])) == (8, 12)
+    assert len(Witness.seen) > 8
+    assert all(
+        Path(path).parent.name == f"{pid:04d}" for path, pid in zip(batch["paths"], batch["labels"], strict=True)
+    )
 
 
 def test_bad_weights_are_not_saved_while_the_loss_looks_well(people: Path, tmp_path: Path) -> None:

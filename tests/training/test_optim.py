@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from reidzoo.training.optim import bias_groups, build_optimizer, clip_each, decay_groups
+from reidzoo.training.optim import build_optimizer, clip_each, decay_groups, rate_groups
 
 
 def network() -> nn.Module:
@@ -31,7 +31,7 @@ def test_weight_decay_spares_vectors_and_biases() -> None:
 
 def test_bias_rule_goes_by_substring() -> None:
     net = network()
-    plain, bias = bias_groups(net, lr=0.1, bias_lr_factor=2)
+    plain, bias = rate_groups(net, 0.1, lambda name: 2.0 if "bias" in name else 1.0)
     assert names(net, bias) == {"linear.bias", "norm.bias", "relative_position_bias_table"}
     assert (plain["lr"], bias["lr"], bias["base_lr"]) == (0.1, 0.2, 0.2)
     assert names(net, plain) == {"pos_embed", "linear.weight", "norm.weight"}

@@ -1,104 +1,169 @@
-"""Supervised fine-tuning in the setting of TransReID (He et al., ICCV 2021) that CION's published numbers use.
+"""What all fine-tuning with identity labels has in common; a method says its head, its losses and its rates.
 
-BNNeck (Luo et al., "Bag of Tricks", 2019): the triplet loss sees the feature before the neck, the classifier the one
-after it. PK batches, SGD, a cosine over epochs.
+A method overrides what differs: the network or its head, `terms` (the losses), `factor` and `rate` (who learns how
+fast, and when), and where it must, the sampler, the transform and the optimiser.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from reidzoo.data import Records, ReIDDataset
 from reidzoo.data.loaders import ImageDataset
-from reidzoo.data.samplers import PKSampler
+from reidzoo.data.samplers import EpochSampler, PKSampler, ShuffleSampler
 from reidzoo.data.transforms import TrainTransform
-from reidzoo.models.heads import BNNeck, ReIDModel
+from reidzoo.models._surgery import set_drop_path
+from reidzoo.models.heads import Head, HeadOutput, ReIDModel
 from reidzoo.training._distributed import World
 from reidzoo.training._engine import Method, Progress
 from reidzoo.training._probe import held_out, retrieval
-from reidzoo.training.configs import TransReIDConfig
-from reidzoo.training.losses import batch_hard_triplet
-from reidzoo.training.optim import bias_groups
-from reidzoo.training.schedules import transreid_lr
+from reidzoo.training.configs import FinetuneConfig
+from reidzoo.training.optim import build_optimizer, layer_factors, rate_groups
 
 
 class Supervised(Method):
-    """The method, as its release trains: see the module's first lines."""
+    """A network with a head that classifies the training identities.
 
-    name = "transreid"
+    Attributes:
+        interpolation: how test images are resized; training images always bicubic.
+        average: the moving average of `network`, which is then what the run is for; None without `ema`.
+    """
 
-    def __init__(self, backbone: nn.Module, data: ReIDDataset, config: TransReIDConfig, world: World) -> None:
+    interpolation: ClassVar[str] = "bilinear"
+    config: FinetuneConfig
+
+    def __init__(self, backbone: nn.Module, data: ReIDDataset, config: FinetuneConfig, world: World) -> None:
         self.config, self.world = config, world
         self.held_out = held_out(data, eval_every=config.eval_every)
-        train: Records = data.train.relabel()
+        train = data.train.relabel()
         # From now on the network wants this normalisation: evaluation and the saved file go by it.
         backbone.pretrained_cfg = {  # type: ignore[assignment]
             **backbone.pretrained_cfg,  # type: ignore[dict-item]
             "mean": config.mean,
             "std": config.std,
             "input_size": (3, *config.img_size),
+            "interpolation": self.interpolation,
         }
-        neck = BNNeck(int(backbone.embed_dim), train.num_pids, neck_feature=config.neck_feature)  # type: ignore[arg-type]
-        self.network = ReIDModel(backbone, neck).to(world.device)
-        groups = bias_groups(self.network, lr=config.lr, bias_lr_factor=config.bias_lr_factor)
-        self.optimizer = torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        if config.drop_path >= 0:
+            set_drop_path(backbone, config.drop_path)
+        self.network = self.make_network(backbone, train).to(world.device)
+        self.average = copy.deepcopy(self.network).requires_grad_(False) if config.ema else None
+        self.optimizer = self.make_optimizer(self.network)
+        self.sampler = self.make_sampler(train)
+        cameras = bool(getattr(self.network, "takes_cameras", False))
+        self.dataset = ImageDataset(train, self.make_transform(), seed=config.seed, cameras=cameras)
+
+    def make_network(self, backbone: nn.Module, train: Records) -> nn.Module:
+        """Put the head on the backbone."""
+        return ReIDModel(backbone, self.make_head(int(backbone.embed_dim), train))  # type: ignore[arg-type]
+
+    @abstractmethod
+    def make_head(self, width: int, train: Records) -> Head:
+        """Return the head for features of `width` and the identities of the (relabelled) training images."""
+
+    def make_optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """Return the config's optimiser over groups of equal rate; a group's ``base_lr`` is its peak."""
+        c = self.config
+        factors = layer_factors(network, c.layer_decay)
+        groups = rate_groups(network, c.lr, lambda name: self.factor(name) * factors.get(name, 1.0))
+        return build_optimizer(c.optimizer, groups, lr=c.lr, weight_decay=c.weight_decay, momentum=c.momentum)
+
+    def make_sampler(self, train: Records) -> EpochSampler:
+        """Plan batches of P identities with K images each; with K = 1, of images in random order."""
+        c, world = self.config, self.world
+        place: dict[str, int] = {"world_size": world.size, "rank": world.rank, "seed": c.seed}
+        if c.num_instances == 1:
+            return ShuffleSampler(len(train), batch_size=c.batch_size, **place)
+        return PKSampler(train.pid, batch_size=c.batch_size, num_instances=c.num_instances, **place)
+
+    def make_transform(self) -> TrainTransform:
+        """Return the augmentation."""
+        c = self.config
+        return TrainTransform(
+            c.img_size, mean=c.mean, std=c.std, padding=c.padding, erasing=c.erasing, erasing_fill=c.erasing_fill
         )
-        self.sampler = PKSampler(
-            train.pid,
-            batch_size=config.batch_size,
-            num_instances=config.num_instances,
-            world_size=world.size,
-            rank=world.rank,
-            seed=config.seed,
-        )
-        augment = TrainTransform(
-            config.img_size, mean=config.mean, std=config.std, padding=config.padding, erasing=config.erasing
-        )
-        self.dataset = ImageDataset(train, augment, seed=config.seed)
 
     def plan(self, epoch: int) -> np.ndarray:
-        """Return PK batches: P identities, K images of each, in runs of K."""
+        """Return the sampler's batches."""
         return self.sampler.epoch(epoch)
 
+    def factor(self, name: str) -> float:
+        """Return how fast a parameter learns, relative to `lr`."""
+        return 1.0
+
+    @abstractmethod
+    def rate(self, progress: Progress, peak: float) -> float:
+        """Return the learning rate, now, of what learns with `peak` at its fastest."""
+
     def set_rates(self, progress: Progress) -> None:
-        """Set the learning rate of this epoch; biases learn faster."""
-        c = self.config
+        """Set the learning rates, and whether the frozen parts collect BatchNorm statistics."""
         for group in self.optimizer.param_groups:
-            group["lr"] = transreid_lr(
-                progress.epoch, epochs=c.epochs, warmup=c.warmup_epochs, base=c.lr, group=group["base_lr"]
-            )
+            group["lr"] = self.rate(progress, group["base_lr"])
+        learns = progress.epoch >= self.config.freeze_epochs
+        for part in self.frozen():
+            if part.training != learns:
+                part.train(learns)
+
+    def frozen(self) -> list[nn.Module]:
+        """Return the parts that rest for the first `freeze_epochs`."""
+        return [self.network.backbone]  # type: ignore[list-item]
+
+    @abstractmethod
+    def terms(self, output: HeadOutput, pids: Tensor, progress: Progress) -> dict[str, tuple[float, Tensor]]:
+        """Return by name: the weight and the value of each scalar that the loss adds up."""
 
     def loss(self, network: nn.Module, views: list[Tensor], pids: Tensor, progress: Progress) -> dict[str, Tensor]:
-        """Add cross-entropy on the logits and batch-hard triplet on the feature before the neck."""
-        output = network(views[0])
-        logits, feature = output.logits[0], output.features[0]
-        id_loss = F.cross_entropy(logits, pids, label_smoothing=self.config.label_smoothing)
-        triplet = batch_hard_triplet(feature, pids)
-        accuracy = (logits.argmax(1) == pids).float().mean()
-        loss = self.config.id_weight * id_loss + self.config.triplet_weight * triplet
-        return {"loss": loss, "id_loss": id_loss, "triplet": triplet, "accuracy": accuracy}
+        """Add the terms up; ``accuracy`` is that of the first classifier."""
+        pids, *camids = pids.T.contiguous() if pids.ndim == 2 else [pids]  # of networks that take cameras
+        output = network(views[0], *camids)
+        terms = self.terms(output, pids, progress)
+        accuracy = (output.logits[0].argmax(1) == pids).float().mean()
+        values = {name: value for name, (_, value) in terms.items()}
+        return {"loss": sum(weight * value for weight, value in terms.values()), **values, "accuracy": accuracy}
+
+    def before_step(self, progress: Progress) -> None:
+        """Let the frozen parts rest: without a gradient there is no step, no weight decay and no momentum."""
+        # Not by requires_grad: DDP wants to know from the start which gradients will come.
+        if progress.epoch < self.config.freeze_epochs:
+            for part in self.frozen():
+                for p in part.parameters():
+                    p.grad = None
+
+    def after_step(self, progress: Progress) -> None:
+        """Let the average follow; statistics of BatchNorm, which are averages already, are copied."""
+        if self.average is not None:
+            follow = get_ema_multi_avg_fn(self.config.ema)  # type: ignore[no-untyped-call]
+            follow(list(self.average.parameters()), list(self.network.parameters()), None)
+            for ours, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
+                ours.copy_(theirs)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the network's tensors."""
-        return self.network.state_dict()
+        """Return the network's tensors, and those of its average."""
+        if self.average is None:
+            return self.network.state_dict()
+        return {"network": self.network.state_dict(), "average": self.average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+            state = state["network"]
         self.network.load_state_dict(state)
 
     def trained(self) -> nn.Module:
-        """Return the whole `ReIDModel`."""
-        return self.network
+        """Return the network with its head, or its average."""
+        return self.network if self.average is None else self.average
 
     def evaluate(self) -> dict[str, float]:
         """Return mAP, Rank-1/5/10 and mINP on the data set's query and gallery, {} where it has none."""
         c = self.config
         return retrieval(
-            self.network, self.held_out, img_size=c.img_size, device=self.world.device, num_workers=c.num_workers
+            self.trained(), self.held_out, img_size=c.img_size, device=self.world.device, num_workers=c.num_workers
         )
