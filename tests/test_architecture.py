@@ -53,6 +53,7 @@ HEAVY_AT_TOP = {
     "onnx": set(),
     "onnxruntime": set(),
     "tensorboard": set(),
+    "wandb": set(),
     "huggingface_hub": set(),
     "pandas": set(),
     "cv2": set(),

@@ -57,6 +57,8 @@ def settings(args: argparse.Namespace, info: MethodInfo) -> Any:
 
 def report(result: TrainResult, args: argparse.Namespace, next_command: list[str]) -> None:
     """Print the run's numbers, its folder and what to type next."""
+    from reidzoo.weights import read_metadata
+
     last = result.history[-1]
     seconds = sum(row["seconds"] for row in result.history)
     header = ["epochs", "steps", "minutes", "loss of first epoch", "of last", *result.metrics]
@@ -66,6 +68,9 @@ def report(result: TrainResult, args: argparse.Namespace, next_command: list[str
     print(table(header, [row]))
     if aim := getattr(getattr(result.model, "backbone", result.model), "published", None):
         print(f"\npublished  mAP {100 * aim['mAP']:.1f}, Rank-1 {100 * aim['rank1']:.1f} ({aim['how']})")
+    if result.best:
+        of = read_metadata(result.best)
+        print(f"\nbest    {result.best}   (mAP {100 * float(of['mAP']):.1f}, after epoch {of['epoch']})")
     print(f"\nfolder  {args.output_dir}   (weights, config.json, metrics.jsonl, curves.png)")
     print(f"next    {shlex.join(next_command)}")
 

@@ -9,7 +9,10 @@
       curves.png             drawn at ends of epochs, twice a minute at most
       checkpoints/last.pt    everything that the next step needs
       checkpoints/failed.pt  the same of a run that diverged, from when that was noticed
+      checkpoints/failed_batch.pt  the images of the step that showed it
       model.safetensors      the trained network, for create_model("local-dir:output_dir")
+      best.safetensors       the network with the best mAP of the evaluations, where ``eval_every`` asks for some
+      tensorboard/, wandb/   where these are in use
 """
 
 from __future__ import annotations
@@ -89,6 +92,9 @@ class RunFolder:
         self.curves = self.path / "curves.png"
         self.images = self.path / "images.json"
         self.model = self.path / "model.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.tensorboard = self.path / "tensorboard"
+        self.wandb = self.path / "wandb"
         self.header: dict[str, str] = {}
 
     def record(self) -> dict[str, Any] | None:
@@ -128,9 +134,11 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Delete what a run writes, and nothing else: `last` first, `config` at last, so that a kill leaves a run."""
-        for file in (self.last, self.failed, self.failed_batch, self.metrics, self.curves, self.images, self.model):
+        files = (self.last, self.failed, self.failed_batch, self.metrics, self.curves, self.images, self.model)
+        for file in (*files, self.best):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.last.parent, ignore_errors=True)
+        for place in (self.last.parent, self.tensorboard, self.wandb):
+            shutil.rmtree(place, ignore_errors=True)
         self.config.unlink(missing_ok=True)
 
     def _check_same(self, run: Mapping[str, Any]) -> None:

@@ -28,16 +28,16 @@ def doubts(config: TrainConfig, train: Records) -> Iterator[str]:
             f"freeze_epochs is {config.freeze_epochs}, but the run has {epochs} epochs: the pre-trained part never "
             "learns. Set freeze_epochs lower for so short a run (command line: --freeze-epochs)."
         )
-    if isinstance(config, CIONConfig):
+    if isinstance(config, CIONConfig | FinetuneConfig):
         yield from _about_identities(config, train)
 
 
-def _about_identities(config: CIONConfig, train: Records) -> Iterator[str]:
+def _about_identities(config: CIONConfig | FinetuneConfig, train: Records) -> Iterator[str]:
     counts = np.unique(train.pid, return_counts=True)[1]
     single, largest = int((counts == 1).sum()), int(counts.max())
     steps = [(0, config.num_instances)] if isinstance(config.num_instances, int) else config.num_instances
     most = max(k for first, k in steps if first < config.epochs)
-    if single > len(counts) / 2:
+    if isinstance(config, CIONConfig) and single > len(counts) / 2:
         yield (
             f"{single:,} of {len(counts):,} identities have one image: CION learns from several images of a person. "
             "For images whose persons are not known there is method='dino' (command line: --method dino)."

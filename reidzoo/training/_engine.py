@@ -36,6 +36,7 @@ from reidzoo.training._scaling import (
 )
 from reidzoo.training._tracking import Tracker, read_history
 from reidzoo.training.configs import TrainConfig
+from reidzoo.weights._saved import read_metadata, write_safetensors
 
 logger = get_logger(__name__)
 
@@ -206,11 +207,12 @@ class _Loop:
             self.tracker.step(self.step, logged, rates)
             every = config.checkpoint_every_steps
             if every and self.step % every == 0 and self.first < len(plan):
-                self._checkpoint()
-        self.tracker.flush()
+                self._check()
+                self._save(self.folder.last)
+        self._check()
         self._end_epoch(time.perf_counter() - started)
         self.epoch, self.first = self.epoch + 1, 0
-        self._checkpoint()
+        self._save(self.folder.last)
 
     def _train_step(self, batch: tuple[Tensor | list[Tensor], Tensor], progress: Progress) -> dict[str, Tensor]:
         """Forward and backward over the micro-batches, then one step of the optimiser."""
@@ -246,6 +248,7 @@ class _Loop:
             if epoch == config.epochs or (config.eval_every > 0 and epoch % config.eval_every == 0):
                 row.update(method.evaluate())
                 method.network.train()
+                self._keep_best(row)
             self.tracker.write(row)
             if epoch == config.epochs or time.perf_counter() - self._drawn > _DRAW_SECONDS:
                 title = f"{method.name}, epoch {epoch} of {config.epochs}"
@@ -253,8 +256,17 @@ class _Loop:
                 self._drawn = time.perf_counter()
         barrier()
 
-    def _checkpoint(self) -> None:
-        """Save what the next step needs, once everything before it is in the log and known to be sound.
+    def _keep_best(self, row: dict[str, Any]) -> None:
+        """Save the network of an evaluation, if its mAP is the best so far; which that was, its file says."""
+        best = self.folder.best
+        before = float(read_metadata(best)["mAP"]) if best.exists() else -1.0
+        if self.config.eval_every and row.get("mAP", -1.0) > before:
+            header = {**self.folder.header, "epoch": str(row["epoch"]), "mAP": str(row["mAP"])}
+            tensors = {name: t.detach().cpu() for name, t in self.method.trained().state_dict().items()}
+            write_safetensors(tensors, best, header)
+
+    def _check(self) -> None:
+        """See that everything so far is in the log and sound, before it is saved or evaluated.
 
         Raises:
             DivergedError: a loss or a weight is not finite.
@@ -272,7 +284,6 @@ class _Loop:
                 "Start anew with a lower lr, a longer warm-up or precision='fp32'.",
                 self.step,
             )
-        self._save(self.folder.last)
 
     def _save(self, path: Path) -> None:
         optimizer = whole_state(self.method.optimizer, self.world)

@@ -43,6 +43,7 @@ class TrainResult:
         model: the trained network, on the CPU, in eval mode: a backbone after `pretrain`, a `ReIDModel` after
             `finetune`.
         checkpoint: its weights as safetensors, for ``create_model("local-dir:<this>")``.
+        best: the same of the evaluation with the best mAP, None for a run without `eval_every`.
         history: one row per epoch: epoch, step, loss, seconds and, where the run was evaluated, its metrics.
         metrics: the last evaluation (fractions in [0, 1]), {} if there was none.
     """
@@ -51,6 +52,7 @@ class TrainResult:
     checkpoint: Path
     history: list[dict[str, Any]]
     metrics: dict[str, float]
+    best: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def run(job: Job) -> TrainResult:
     evaluated = [row for row in history if "mAP" in row]
     keys = {"epoch", "step", "seconds", "loss"}
     metrics = {k: v for k, v in evaluated[-1].items() if k not in keys} if evaluated else {}
-    return TrainResult(trained.cpu().eval(), folder.model, history, metrics)
+    best = folder.best if folder.best.exists() else None
+    return TrainResult(trained.cpu().eval(), folder.model, history, metrics, best)
 
 
 def _train(job: Job) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a run says while it goes: a progress bar, ``metrics.jsonl``, TensorBoard where it is installed."""
+"""What a run says while it goes: a progress bar, ``metrics.jsonl``, and the boards that people look at."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from reidzoo import _logging
 from reidzoo.errors import DivergedError
 from reidzoo.training._alarm import CollapseAlarm
+from reidzoo.training._boards import Board, boards
 from reidzoo.training._checkpoint import RunFolder
 from reidzoo.training._distributed import World, all_reduce_sum
 
@@ -48,10 +49,10 @@ class Tracker:
         self.folder, self.world, self.images, self.alarm = folder, world, images, alarm
         self._since = time.perf_counter()
         self._pending: list[tuple[int, dict[str, Tensor], dict[str, float]]] = []
-        self._board: Any = None
+        self._boards: list[Board] = []
         if world.is_main:
             _drop_lines_after(folder.metrics, first_step)
-            self._board = _tensorboard(folder.path)
+            self._boards = boards(folder, first_step)
         self.bar = _logging.progress(desc=desc, initial=first_step, unit="step")
 
     def __enter__(self) -> Tracker:
@@ -61,8 +62,8 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-        if self._board is not None:
-            self._board.close()
+        for board in self._boards:
+            board.close(failed=error is not None)
 
     def expect(self, total_steps: int) -> None:
         """Begin an epoch: tell the progress bar how many steps the run will have, and start the clock."""
@@ -97,7 +98,8 @@ class Tracker:
         self._pending.clear()
         self.write(*rows)
         last = rows[-1]
-        said = {"loss": f"{last['loss']:.4f}", "lr": f"{last['lr']:.2e}", "images/s": f"{last['images_per_s']:.0f}"}
+        formats = {"loss": ".4f", "accuracy": ".1%", "lr": ".2e", "images_per_s": ".0f"}
+        said = {name: format(last[name], form) for name, form in formats.items() if name in last}
         self.bar.set_postfix(said, refresh=False)
         for row in rows:
             if not math.isfinite(row["loss"]):
@@ -128,11 +130,11 @@ class Tracker:
             f.writelines(json.dumps(row) + "\n" for row in rows)
             f.flush()
             os.fsync(f.fileno())
-        if self._board is not None:
-            for row in rows:
-                for name, value in row.items():
-                    if isinstance(value, float):
-                        self._board.add_scalar(name, value, row["step"])
+        for row in rows:
+            place = "epoch/" if "epoch" in row else ""  # the mean loss of an epoch is no point of the steps' curve
+            numbers = {place + name: value for name, value in row.items() if isinstance(value, float)}
+            for board in self._boards:
+                board.log(numbers, row["step"])
 
 
 def read_history(path: Path, kind: str = "epoch") -> list[dict[str, Any]]:
@@ -154,15 +156,6 @@ def _drop_lines_after(path: Path, step: int) -> None:
         if row["step"] <= step:
             kept.append(line + "\n")
     path.write_text("".join(kept), encoding="utf-8")
-
-
-def _tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer, or None where the package is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def _peak_memory(device: torch.device) -> float:

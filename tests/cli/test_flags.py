@@ -48,7 +48,8 @@ def test_help_says_meaning_default_and_choices_of_every_field(name, config, caps
         assert field.metadata["help"] in text
         for choice in field.metadata["choices"] or ():
             assert choice in text
-    assert "256x128" in text
+    height, width = config().img_size
+    assert f"{height}x{width}" in text
 
 
 @pytest.mark.parametrize(

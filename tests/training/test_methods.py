@@ -25,7 +25,7 @@ from reidzoo.training._tracking import read_history
 from reidzoo.training.configs import METRIC_LOSSES, BaselineConfig, BoTConfig, PCBConfig, TransReIDConfig
 from reidzoo.training.losses import MARGIN, PAIRWISE
 from reidzoo.training.methods import FINETUNE, pcb
-from reidzoo.training.methods._unlabelled import disagreement
+from reidzoo.training.methods._unlabelled import PairSampler, disagreement
 from reidzoo.training.methods.baseline import Baseline, loss_warmup
 from reidzoo.training.methods.bot import BoT
 from reidzoo.training.methods.transreid import TransReID
@@ -254,6 +254,8 @@ def test_terms_of_the_baseline(people: Path) -> None:
     assert float(terms["id_loss"][1]) == pytest.approx(smoothed(out.logits[0].numpy(), pids.numpy(), 0.0), rel=1e-5)
     for name in ("circle", "lifted"):
         assert torch.allclose(terms[name][1], PAIRWISE[name](unit, pids))
+    method.world = World(1, 2, torch.device("cpu"))  # two ranks of 6 images are one of 12
+    assert method.terms(out, pids, at(9))["circle"][0] == pytest.approx(1 / 12)
 
 
 def test_pcb_adds_its_classifiers_up(people: Path) -> None:
@@ -456,6 +458,10 @@ def test_pairs_of_views_come_in_late(people: Path) -> None:
     assert len(np.unique(first[..., 0])) == 48  # no image, before all have come
     assert not np.array_equal(plan, method.plan(9))
     assert (method.dataset.records.pid[72:] == -1).all()
+    ranks = [PairSampler(72, 72, pairs=8, world_size=2, rank=rank, seed=0) for rank in (0, 1)]
+    mine, other = (ranks[rank].beside(plan[:, :12], 8)[:, 12:] for rank in (0, 1))
+    assert (mine[:, :8, 0] == mine[:, 8:, 0]).all()
+    assert not np.isin(mine[:4, :8, 0], other[:4, :8, 0]).any()  # 64 of the first 72 images: nobody's twice
 
 
 def test_disagreement_by_hand() -> None:
