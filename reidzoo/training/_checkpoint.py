@@ -8,6 +8,7 @@
       images.json            which training images could be decoded
       curves.png             drawn at ends of epochs, twice a minute at most
       checkpoints/last.pt    everything that the next step needs
+      checkpoints/epoch0005.pt  the same after that epoch, where ``keep_every`` asks for some
       checkpoints/failed.pt  the same of a run that diverged, from when that was noticed
       checkpoints/failed_batch.pt  the images of the step that showed it
       model.safetensors      the trained network, for create_model("local-dir:output_dir")
@@ -39,6 +40,7 @@ FREE = {
     "resume",
     "overwrite",
     "checkpoint_every_steps",
+    "keep_every",
     "eval_every",
     "probe",
     "collapse_steps",
@@ -103,6 +105,10 @@ class RunFolder:
             return None
         record: dict[str, Any] = json.loads(self.config.read_text())
         return record
+
+    def kept(self, epoch: int) -> Path:
+        """Return where the checkpoint after `epoch` epochs is kept."""
+        return self.last.with_name(f"epoch{epoch:04d}.pt")
 
     def open(self, run: Mapping[str, Any], *, resume: str, overwrite: bool) -> bool:
         """Claim the folder for `run` (settings and what they apply to). Return True if the run goes on from `last`.

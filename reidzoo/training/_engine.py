@@ -212,6 +212,8 @@ class _Loop:
         self._check()
         self._end_epoch(time.perf_counter() - started)
         self.epoch, self.first = self.epoch + 1, 0
+        if config.keep_every and self.epoch % config.keep_every == 0:
+            self._save(self.folder.kept(self.epoch))  # before `last`: a kill in between repeats the epoch
         self._save(self.folder.last)
 
     def _train_step(self, batch: tuple[Tensor | list[Tensor], Tensor], progress: Progress) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ class Tracker:
         self.write(*rows)
         last = rows[-1]
         formats = {"loss": ".4f", "accuracy": ".1%", "lr": ".2e", "images_per_s": ".0f"}
-        said = {name: format(last[name], form) for name, form in formats.items() if name in last}
+        said = {name.replace("_per_", "/"): format(last[name], form) for name, form in formats.items() if name in last}
         self.bar.set_postfix(said, refresh=False)
         for row in rows:
             if not math.isfinite(row["loss"]):

@@ -59,6 +59,7 @@ def test_the_release_has_its_switches_thrown_and_nothing_else() -> None:
     changed = {n for n, v in vars(release).items() if v != getattr(fixed, n)}
     assert changed == {
         "remainder", "short_ids", "rank_slices", "schedule", "teacher_drop_path", "clip_scaled_grads", "precision",
+        "keep_every",
     }  # fmt: skip
 
 

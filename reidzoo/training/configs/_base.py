@@ -42,6 +42,7 @@ class TrainConfig:
     resume: str = option("auto", "go on from the run folder's last checkpoint", choices=("auto", "never"))
     overwrite: bool = option(False, "delete the run that is in the run folder and start anew")
     checkpoint_every_steps: int = option(0, "extra checkpoints between the ends of epochs (0: none)")
+    keep_every: int = option(0, "epochs between checkpoints that are kept (0: only the last one is)")
     eval_every: int = option(0, "epochs between evaluations (0: after the last one only)")
     skip_corrupt: bool = option(False, "leave unreadable images out instead of stopping before the run")
 
@@ -57,7 +58,7 @@ class TrainConfig:
                 yield True, f"{f.name} is {value!r}, expected one of {', '.join(choices)}"
         for name in ("epochs", "batch_size", "devices"):
             yield getattr(self, name) < 1, f"{name} is {getattr(self, name)}, expected at least 1"
-        counts = ("seed", "micro_batch", "num_workers", "checkpoint_every_steps", "eval_every")
+        counts = ("seed", "micro_batch", "num_workers", "checkpoint_every_steps", "keep_every", "eval_every")
         for name in (*counts, "lr", "weight_decay"):
             yield getattr(self, name) < 0, f"{name} is {getattr(self, name)}, expected at least 0"
         yield min(self.img_size) < 16, f"img_size is {self.img_size}, expected (height, width) of at least 16"

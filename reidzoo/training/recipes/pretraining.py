@@ -40,6 +40,7 @@ _CION_RELEASE = {
     "teacher_drop_path": True,
     "clip_scaled_grads": True,
     "precision": "fp16",
+    "keep_every": 5,
 }
 
 # SOLIDER's first step crops as CION does.
