@@ -24,7 +24,7 @@ from reidzoo.errors import CorruptImageError, DataError
 SMALL = {"identities": 6, "videos": 1, "tracklets": 1, "images": 2, "size": (32, 16), "distractors": 2, "junk": 2}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 TRUTH = {"synthetic.csv", "synthetic.json"}  # no part of the layout; the first one is, for the reader "synthetic"
-NO_TWIN = {"hf"}  # not a tree of files
+NO_TWIN = {"hf", "tracklets"}  # no tree of files; a tracker's output (tests/training/labels/test_seeking_data.py)
 FREE = {"folder", "folder_splits", "dgmarket"}  # any folder of folders of images is one: nothing says what is missing
 
 # The layouts that can be written, and two whose twin is made of another one.
