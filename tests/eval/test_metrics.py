@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -116,6 +117,26 @@ def test_tile_sizes_change_nothing(monkeypatch, metric):
     np.testing.assert_array_equal(whole.per_query_ap, pieces.per_query_ap)
     np.testing.assert_array_equal(whole.cmc, pieces.cmc)
     np.testing.assert_allclose(whole.per_query_ap, plain(*problem, metric)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("top", [10, 400])  # few values reach the lowest interval, or most of them do
+@pytest.mark.parametrize("rows", [1, 5])
+def test_counting_above_and_within(rows, top):
+    """Values on a coarse grid, so that many are equal to an interval's ends: those are within."""
+    rng = np.random.default_rng(top + rows)
+    values = (rng.integers(-500, 500, (rows, 2000)) / 512).astype(np.float32)
+    values[:, ::50] = -np.inf
+    edges = np.cumsum([0, *rng.integers(1, 6, rows)])
+    low, of = np.empty(edges[-1], np.float32), np.repeat(np.arange(rows), np.diff(edges))
+    for start, stop in pairwise(edges):
+        low[start:stop] = np.sort(rng.integers(500 - 2 * top, 500, stop - start) / 512)[::-1]
+    high = low + np.float32(2 / 512) * (rows > 1)  # of given distances, both ends are the same
+    above, within, row = _ranks.count(values, low, high, edges)
+    np.testing.assert_array_equal(row, of)
+    np.testing.assert_array_equal(above, [(values[r] > h).sum() for r, h in zip(of, high, strict=True)])
+    inside = [((values[r] >= a) & (values[r] <= b)).sum() for r, a, b in zip(of, low, high, strict=True)]
+    np.testing.assert_array_equal(within, inside)
+    assert sum(inside) > 0
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
