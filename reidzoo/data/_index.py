@@ -17,7 +17,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reidzoo import _env
-from reidzoo._files import sha256
+from reidzoo._files import age, sha256
 from reidzoo._logging import get_logger
 from reidzoo.data._columns import PathColumn, map_array
 from reidzoo.data.records import Records
@@ -274,7 +273,7 @@ def _make(
             writer.abort()
         final = parent / folder.name
         for old in parent.iterdir():  # outdated ones, a damaged one of this name, what a killed process left
-            recent = old.name.startswith(".partial-") and old.stat().st_mtime > time.time() - 86400
+            recent = old.name.startswith(".partial-") and age(old) < 86400
             if old.is_dir() and not recent:
                 shutil.rmtree(old, ignore_errors=True)
         with suppress(FileExistsError, PermissionError):  # without locks, another process may have been faster

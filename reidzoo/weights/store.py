@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reidzoo import _env
-from reidzoo._files import atomic, sha256
+from reidzoo._files import age, atomic, sha256
 from reidzoo._logging import get_logger
 from reidzoo.errors import CheckpointError, ConfigError, StoreError, WeightsNotFoundError
 from reidzoo.models import list_models, model_info
@@ -166,7 +165,7 @@ def writing(name: str = "", size: int = 0) -> Iterator[Path]:
     try:
         folder().mkdir(parents=True, exist_ok=True)
         for old in folder().glob(f".{name}*.tmp"):
-            if time.time() - old.stat().st_mtime > _STALE_S:
+            if age(old) > _STALE_S:
                 old.unlink(missing_ok=True)
         free = shutil.disk_usage(folder()).free
         if size > free:

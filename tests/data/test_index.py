@@ -103,6 +103,14 @@ def test_a_change_builds_anew_and_removes_the_outdated(source: Source, home: Pat
     assert len(indexes(home)) == 1
 
 
+def test_what_vanishes_while_the_outdated_is_removed(source: Source, home: Path) -> None:
+    """Another process moves its folder between the listing and the look at its age: here, a link to nothing."""
+    source.load()
+    (indexes(home)[0].parent / ".partial-1").symlink_to("gone")
+    source.annotation.write_text("images/a.jpg 5\n")
+    assert source.load().pid[0] == 5
+
+
 def test_a_touched_or_copied_annotation_file_is_recognised(source: Source) -> None:
     source.load()
     os.utime(source.annotation, ns=(0, 0))

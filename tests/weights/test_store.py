@@ -345,6 +345,14 @@ def test_killed_while_importing(official_file, home):
     assert [p.name for p in (home / "weights").iterdir()] == [f"{NAME}.safetensors"]
 
 
+def test_a_temporary_file_that_vanishes_while_the_store_is_cleared(official_file, home):
+    """Another process moves its file between the listing and the look at its age: here, a link to nothing."""
+    (home / "weights").mkdir(parents=True)
+    (home / "weights" / f".{NAME}.safetensors.1-1.tmp").symlink_to("gone")
+    import_official(official_file(NAME, FILE))
+    store.verify(store.find(NAME))
+
+
 def test_disk_full(official_file, home):
     """A write that the system stops in the middle: the error says so, and what was there stays."""
     import_official(official_file(NAME, FILE))
