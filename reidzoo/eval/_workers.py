@@ -23,6 +23,9 @@ T = TypeVar("T")
 
 # A launcher's store outlives a group, and what the last group left in it would mislead the next: each has its own part.
 _groups = itertools.count()
+# The group that ended last stays for a while. Its threads may still be putting away what they sent, for which they need
+# the interpreter, and older torch (2.6) waits for them with the interpreter held when the last reference goes.
+_ended: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def share_work(distributed: bool | None = None) -> Iterator[Workers]:
         yield Workers(dist.get_rank(), dist.get_world_size(), group)
     finally:
         dist.destroy_process_group(group if initialised else None)
+        _ended[:] = [group]
 
 
 def _portable(error: Exception | None) -> Exception | None:

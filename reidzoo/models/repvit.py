@@ -10,11 +10,12 @@ from typing import Any
 
 import timm
 from timm.layers import SqueezeExcite
-from timm.models.repvit import RepViTBlock
+from timm.models.repvit import RepVit, RepViTBlock
 from torch import Tensor, nn
 
 from reidzoo.models._keymap import StateDict, rename_from, rename_to, substitute
 from reidzoo.models._registry import ModelSpec
+from reidzoo.models._surgery import retype
 
 _STEM_RULES = ((r"^stem\.conv1\.", "features.0.0."), (r"^stem\.conv2\.", "features.0.2."))
 _BLOCK_RULES = (
@@ -32,6 +33,18 @@ _DOWNSAMPLE_RULES = (
 )
 
 
+class ReIDRepViT(RepVit):  # type: ignore[misc]  # timm has no types
+    """timm's, for timm before 1.0.31 too, which looks for the widths of all stages in `embed_dim`, a number here."""
+
+    embed_dim: Any
+
+    def reset_classifier(self, *args: Any, **kwargs: Any) -> None:
+        """As in timm."""
+        width, self.embed_dim = self.embed_dim, (self.embed_dim,)
+        super().reset_classifier(*args, **kwargs)
+        self.embed_dim = width
+
+
 def build(spec: ModelSpec, *, img_size: tuple[int, int], **timm_kwargs: Any) -> nn.Module:
     """Build the backbone; the network does not depend on `img_size`."""
     model: Any = timm.create_model(spec.timm_name, num_classes=0, distillation=False, **timm_kwargs)
@@ -41,6 +54,7 @@ def build(spec: ModelSpec, *, img_size: tuple[int, int], **timm_kwargs: Any) -> 
             width = block.se.fc1.in_channels
             block.se = SqueezeExcite(width, rd_ratio=0.25, rd_divisor=4, gate_layer="hard_sigmoid")
     model.pretrained_cfg["classifier"] = "head.head.l"  # without distillation there is one
+    retype(model, ReIDRepViT)
     built: nn.Module = model
     return built
 
