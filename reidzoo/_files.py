@@ -15,7 +15,8 @@ from pathlib import Path
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; what was written there gets the final name when the block ends well.
 
-    A kill at any moment leaves the old file or the new one under `path`, never a part.
+    A kill at any moment leaves the old file or the new one under `path`, never a part. An error of the system that does
+    not name the file names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
@@ -24,8 +25,29 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
+    except OSError as e:
+        if e.errno and e.filename is None:  # nothing but what happened
+            e.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(made: Path, final: Path) -> bool:
+    """Give a finished folder its name, unless another process has just given it to one of its own.
+
+    Returns:
+        Whether it is the one that has the name now; `made` is still there if not.
+    """
+    try:
+        if final.exists():
+            final.rmdir()  # if it is empty; not every system replaces a folder
+        made.replace(final)
+    except OSError:
+        if not (final.is_dir() and any(final.iterdir())):
+            raise
+        return False
+    return True
 
 
 def age(path: Path) -> float:

@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -91,13 +92,21 @@ def _run(run: Any, args: Any) -> int:
     except (ReidzooError, OSError) as e:
         if debug:
             raise
-        _say(f"error: {e}")
+        _say(f"error: {e}{_advice(e, args.command)}")
         return 1
     except Exception as e:  # a bug: still one line, with the way to its traceback
         if debug:
             raise
         _say(f"error: unexpected {type(e).__name__}: {e} (type the command again with --debug to see where)")
         return 1
+
+
+def _advice(error: Exception, command: str) -> str:
+    """What to do about the one error of the system that anybody meets: a full disk."""
+    if isinstance(error, ReidzooError) or os.strerror(errno.ENOSPC) not in str(error):
+        return ""
+    again = "the same command goes on where it stopped" if command in _RESUMABLE else "then type the command again"
+    return f". Free some; {again}."
 
 
 def _say(text: str) -> None:

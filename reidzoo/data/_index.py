@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reidzoo import _env
-from reidzoo._files import age, sha256
+from reidzoo._files import age, settle, sha256
 from reidzoo._logging import get_logger
 from reidzoo.data._columns import PathColumn, map_array
 from reidzoo.data.records import Records
@@ -276,8 +276,7 @@ def _make(
             recent = old.name.startswith(".partial-") and age(old) < 86400
             if old.is_dir() and not recent:
                 shutil.rmtree(old, ignore_errors=True)
-        with suppress(FileExistsError, PermissionError):  # without locks, another process may have been faster
-            partial.replace(final)
+        settle(partial, final)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(e, DataError):
             raise StoreError(

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from reidzoo._files import settle
 from reidzoo._logging import progress
 from reidzoo.errors import DataError, DataNotFoundError
 
@@ -74,10 +75,8 @@ def extract_archive(
         stage.copy_links()
         if not stage.files:
             raise DataError(f"The archive {archive} holds no file.")
-        _refuse_used(root)
-        if root.exists():
-            root.rmdir()  # it is empty; not every system replaces a folder
-        os.replace(stage.root, root)
+        if not settle(stage.root, root):
+            _refuse_used(root)
     finally:
         shutil.rmtree(stage.root, ignore_errors=True)
     return root

@@ -167,8 +167,8 @@ def read_image(path: str) -> Image.Image:
         raise DataNotFoundError(f"The image {path} is missing. Restore it, or read the data set again.") from e
     except _DECODE_ERRORS as e:
         raise CorruptImageError(
-            f"The image {path} cannot be decoded ({_reason(e)}). Replace or delete the file, or leave such images out "
-            f"with --skip-corrupt."
+            f"The image {path} cannot be decoded ({_reason(e)}). Replace or delete the file. All that are damaged in a "
+            f"data set, lists: reidzoo data check DATA --decode"
         ) from e
 
 

@@ -249,7 +249,7 @@ class GradualIdentitySampler(EpochSampler):
                 fitting = usable * k // self.world_size // unit * unit
                 advice = f"Choose batch_size={fitting} or less." if fitting else "Use more data, or fewer ranks."
                 if len(self._count) == 1:  # LUPerson, for one, calls everybody 0
-                    advice = "For images without identities there is method='dino' (command line: --method dino)."
+                    advice = "For images without identities there is: reidzoo pretrain --method dino"
                 raise ConfigError(
                     f"A batch of {self.batch_size} images on each of {self.world_size} ranks, {k} per identity, needs "
                     f"{needed} identities; the data have {usable} that can be used. {advice}"

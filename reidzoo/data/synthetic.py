@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from reidzoo._files import settle
 from reidzoo._logging import progress
 from reidzoo.data._drawing import Pose
 from reidzoo.data._layouts import LAYOUTS, Shot
@@ -102,10 +103,8 @@ def write_synthetic(
     shutil.rmtree(partial_root, ignore_errors=True)
     try:
         _write(partial_root, recipe, workers)
-        if not _holds(root, recipe):  # another process may have been faster
-            if root.exists():
-                root.rmdir()  # it is empty; not every system replaces a folder
-            os.replace(partial_root, root)
+        if not settle(partial_root, root):
+            _holds(root, recipe)
     finally:
         shutil.rmtree(partial_root, ignore_errors=True)
     return root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,16 @@ def test_a_bug_is_one_line_too(cli, tmp_path):
     assert called.code == 1
     assert called.err.startswith("reidzoo: error: ")
     assert "Traceback" not in called.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is a thing of Linux")
+def test_a_full_disk_is_said_with_what_to_do(capsys):
+    with open("/dev/full", "w") as disk, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", disk)
+        assert main(["recipes", "list"]) == 1
+    assert capsys.readouterr().err == (
+        "reidzoo: error: [Errno 28] No space left on device. Free some; then type the command again.\n"
+    )
 
 
 def test_a_closed_pipe_is_no_error():

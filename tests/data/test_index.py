@@ -283,39 +283,39 @@ from torch.utils.data import DataLoader
 from reidzoo.data import Records
 
 class Probe:  # its samples say how the worker holds the records
-    def __init__(self, records):
-        self.records = records
+    def __init__(self, *lists):
+        self.lists = lists
 
-    def __getitem__(self, i):
-        columns = [self.records.path._buffer, self.records.path._offsets, self.records.pid]
-        mapped = [isinstance(column.base, np.memmap) for column in columns]
-        return int(self.records.pid[i]), self.records.path[i], mapped
+    def __getitem__(self, at):
+        records, i = self.lists[at[0]], at[1]
+        columns = [records.path._buffer, records.path._offsets, records.pid]
+        return int(records.pid[i]), records.path[i], [isinstance(column.base, np.memmap) for column in columns]
 
 if __name__ == "__main__":
     with open(sys.argv[1], "rb") as file:
         indexed = pickle.load(file)
     n = 140_000
     large = Records.from_columns((f"/d/{i}.jpg" for i in range(n)), np.arange(n), np.zeros(n))
-    for records in (indexed, large):
-        rows = [0, 7, len(records) - 1]
-        loader = DataLoader(
-            Probe(records), sampler=rows, batch_size=None, num_workers=1, multiprocessing_context="spawn"
-        )
-        print(json.dumps([list(loader), [[int(records.pid[i]), records.path[i], [True] * 3] for i in rows]]))
+    lists = (indexed, large)
+    rows = [(k, i) for k in (0, 1) for i in (0, 7, len(lists[k]) - 1)]
+    how = {"batch_size": None, "num_workers": 1, "multiprocessing_context": "spawn"}
+    found = list(DataLoader(Probe(*lists), sampler=rows, **how))
+    print(json.dumps([found, [[int(lists[k].pid[i]), lists[k].path[i], [True] * 3] for k, i in rows]]))
 """
 
 
-def test_spawned_loader_processes_map_what_is_mapped_and_what_is_large(source: Source, tmp_path: Path) -> None:
+def test_spawned_loader_processes_map_what_is_mapped_and_what_is_large(
+    source: Source, tmp_path: Path, warm_python: str
+) -> None:
     """In a script of its own: what a spawned process unpickles has to be importable there."""
     (tmp_path / "probe.py").write_text(PROBE)
     (tmp_path / "records.pickle").write_bytes(pickle.dumps(source.load()))
-    command = [sys.executable, str(tmp_path / "probe.py"), str(tmp_path / "records.pickle")]
+    command = [warm_python, str(tmp_path / "probe.py"), str(tmp_path / "records.pickle")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
-    for line in done.stdout.splitlines():
-        found, expected = json.loads(line)
-        assert found == expected
-    assert len(done.stdout.splitlines()) == 2
+    found, expected = json.loads(done.stdout)
+    assert found == expected
+    assert len(found) == 6
 
 
 def test_temporary_files_of_large_columns_go_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

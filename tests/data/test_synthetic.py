@@ -239,7 +239,7 @@ def stop_in_the_middle(folder: Path, signal: str, workers: int) -> subprocess.Co
     program.write_text(textwrap.dedent(script))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=60, env=env, preexec_fn=_hear_ctrl_c
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=300, env=env, preexec_fn=_hear_ctrl_c
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from reidzoo._files import settle
 from reidzoo._logging import progress
 from reidzoo._optional import require
 from reidzoo.errors import DataError
@@ -37,8 +38,7 @@ def extract_images(file: Path, kind: str, out: Path) -> None:
         written = _extract(file, kind, partial)
         if not written:
             raise DataError(f"{file} holds no {kind} image. Expected CUHK03's cuhk-03.mat.")
-        if not out.exists():  # another process may have been faster
-            os.replace(partial, out)
+        settle(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reidzoo import _env
+from reidzoo._files import settle
 from reidzoo._logging import get_logger, progress
 from reidzoo._optional import require
 from reidzoo.data.datasets._reader import Reader
@@ -54,8 +55,7 @@ def read_hf(place: Path) -> ReIDDataset:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
             _fetch(name, partial)
-            if not table.exists():  # another process may have been faster
-                partial.replace(folder)
+            settle(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return replace(read_csv(table), name="hf", root=folder)
