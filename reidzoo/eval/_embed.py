@@ -24,6 +24,8 @@ _GRID = 16  # pixels: every backbone of the zoo takes sizes that are multiples o
 class Embedder:
     """The feature of an image is the mean of those of its views: each scale, and of each its mirror image.
 
+    A head of ours has the last word on that mean: PCB normalises each part of it.
+
     Attributes:
         model: In evaluation mode, on `device`.
         device: Where it computes.
@@ -85,13 +87,17 @@ class Embedder:
             camids: (B,) their cameras, for a model that `takes_cameras`, if they are known.
         """
         kind = next(self.model.parameters(), torch.empty(0)).dtype
-        batch = batch.to(self.device, kind, non_blocking=True)
+        # Copied, so that it is a tensor of inference mode as its views are: a compiled network tells them apart.
+        batch = batch.to(self.device, kind, non_blocking=True, copy=True)
         camids = tuple(c.to(self.device, non_blocking=True) for c in camids)
+        finish = getattr(getattr(self.model, "head", None), "finish", None)
+        options = {} if finish is None else {"finish": False}
         total = torch.zeros((), device=self.device)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             for view in self._views(batch):
-                total = total + _forward(self.model, view, *camids).float()
-        return total / (len(self.scales) * (1 + self.flip))
+                total = total + _forward(self.model, view, *camids, **options).float()
+        mean = total / (len(self.scales) * (1 + self.flip))
+        return mean if finish is None else finish(mean)
 
     def _views(self, batch: Tensor) -> Iterator[Tensor]:
         height, width = batch.shape[-2:]
@@ -138,8 +144,8 @@ def _pick(model: nn.Module, device: str | torch.device, spread: bool) -> torch.d
     return wanted
 
 
-def _forward(model: nn.Module, batch: Tensor, *camids: Tensor) -> Tensor:
-    output = model(batch, *camids)
+def _forward(model: nn.Module, batch: Tensor, *camids: Tensor, **options: bool) -> Tensor:
+    output = model(batch, *camids, **options)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(batch):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ConfigError(

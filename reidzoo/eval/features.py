@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from reidzoo.eval._images import Images, ImageTransform, Rows, as_records, check
 from reidzoo.eval._workers import Workers, share_work
 from reidzoo.eval.feature_files import FeatureWriter, fingerprint
 from reidzoo.eval.preprocess import create_transform
+from reidzoo.models._chain import evaluation_mode
 
 Floats = NDArray[np.float32]
 Sink = Callable[[Rows, Floats], None]
@@ -205,18 +205,6 @@ def _warn_of_new_cameras(model: Any, records: Records) -> None:
             "%d of %d images are from cameras without a vector in the network (%s; it knows %s): they get the mean "
             "vector.", new.sum(), len(records), ", ".join(map(str, np.unique(records.camid[new])[:5])), known.tolist(),
         )  # fmt: skip
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put `model` in evaluation mode; afterwards every module has its former mode, frozen parts included."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _check_finite(values: Floats, rows: Rows, images: Images) -> None:

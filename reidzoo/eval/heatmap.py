@@ -22,8 +22,8 @@ from reidzoo._files import atomic
 from reidzoo.data.loaders import read_image
 from reidzoo.errors import ConfigError, DataError
 from reidzoo.eval._images import ImageTransform
-from reidzoo.eval.features import evaluation_mode
 from reidzoo.eval.preprocess import create_transform
+from reidzoo.models._chain import evaluation_mode
 
 # From cold to hot, even steps of lightness: dark violet, magenta, orange, pale yellow.
 _RAMP = np.array([[20, 11, 52], [90, 20, 110], [165, 45, 96], [225, 92, 48], [251, 165, 20], [252, 255, 164]])

@@ -16,6 +16,7 @@ from reidzoo.models import vit
 from reidzoo.models._keymap import builder
 from reidzoo.models._registry import model_info
 from reidzoo.models._timm_door import RESIZE, timm_cfg
+from reidzoo.models.attention import ATTENTION
 from reidzoo.models.heads import ReIDModel, create_head
 
 _DEFAULT_SIZE = (256, 128)
@@ -58,7 +59,7 @@ def create_model(
             code. One with the same head restores the head too.
         num_classes: Identities of the head.
         head: None for the backbone alone; for a `ReIDModel` ``"bnneck"``, ``"linear"``, ``"bottleneck"``, ``"pcb"``,
-            ``"mgn"`` or ``"jpm"``.
+            ``"mgn"``, ``"jpm"`` or ``"multi_neck"``.
         img_size: (height, width), or one number for both, that the input has: 256x128 unless said otherwise. The zoo's
             backbones take other sizes too; transformers of timm may be bound to it.
         features_only: Return a `FeatureMaps`, which is timm's ``FeatureGetterNet``: its call gives a list of maps
@@ -68,7 +69,8 @@ def create_model(
             without stages, such as ViT, the last three blocks.
         cache_dir: Where hub downloads are kept.
         **timm_kwargs: Passed on to timm, e.g. ``drop_path_rate=0.1``; of ViTs also the options of
-            `reidzoo.models.vit.set_options`: ``stride=12`` (overlapping patches), ``cameras=6`` (side information).
+            `reidzoo.models.vit.set_options`: ``stride=12`` (overlapping patches), ``cameras=6`` (side information);
+            of ResNets ``non_local=True`` and ``usam=True`` (`reidzoo.models.attention`).
 
     Raises:
         UnknownModelError: No such model; names the closest.
@@ -104,6 +106,8 @@ def _build_backbone(
     name: str, pretrained: bool, size: tuple[int, int], cache_dir: str | Path | None, timm_kwargs: dict[str, Any]
 ) -> nn.Module:
     model: Any
+    attention = [add for option, add in ATTENTION.items() if timm_kwargs.get(option)]
+    timm_kwargs = {k: v for k, v in timm_kwargs.items() if k not in ATTENTION}
     if name.startswith("timm/"):
         options, rest = vit.split_options(timm_kwargs)
         model = _build_timm(name[len("timm/") :], pretrained, size, {"cache_dir": cache_dir, **rest})
@@ -124,6 +128,8 @@ def _build_backbone(
     model.reidzoo_kwargs = timm_kwargs
     model.weights_license = ""  # random weights are under nobody's terms; loading sets it
     model.embed_dim = getattr(model, "head_hidden_size", None) or model.num_features
+    for add in attention:
+        add(model)
     built: nn.Module = model
     return built
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -22,29 +23,52 @@ def retype(module: nn.Module, cls: type[nn.Module]) -> None:
 
 
 def has_last_stride(network: Any) -> bool:
-    """Whether `set_last_stride_1` knows the network: a ResNet or a DenseNet of timm."""
+    """Whether `set_last_stride` knows the network: a ResNet or a DenseNet of timm."""
     return hasattr(network, "layer4") or hasattr(getattr(network, "features", None), "transition3")
 
 
-def set_last_stride_1(network: Any) -> None:
-    """Make ``layer4`` of a timm ResNet keep the resolution of ``layer3``, without dilation; likewise a DenseNet's end.
+def set_last_stride(network: Any, stride: int) -> int:
+    """Let ``layer4`` of a timm ResNet keep the resolution of ``layer3``, or halve it; likewise a DenseNet's last block.
 
     timm's ``output_stride=16`` also keeps the resolution, but dilates the 3x3 convolutions: other features.
     Source: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", section 3.5.
+
+    Args:
+        network: One that `has_last_stride`; others stay as they are.
+        stride: 1 keeps the resolution, 2 halves it, 0 leaves the network as it is.
+
+    Returns:
+        The last stride that it has then, 0 for a network without one.
     """
-    if not hasattr(network, "layer4"):
-        network.features.transition3.pool = nn.Identity()
-        network.feature_info[-1]["reduction"] = network.feature_info[-2]["reduction"]
-        return
-    block = network.layer4[0]
-    for module in block.modules():
-        if isinstance(module, nn.Conv2d):
-            module.stride = (1, 1)
-    for name, module in block.downsample.named_children() if block.downsample else ():
-        if isinstance(module, nn.AvgPool2d):  # of timm's "d" variants, which average in front of the 1x1 convolution
-            setattr(block.downsample, name, nn.Identity())
-    block.stride = 1
-    network.feature_info[-1]["reduction"] = network.feature_info[-2]["reduction"]
+    if not has_last_stride(network):
+        return 0
+    last, before = network.feature_info[-1], network.feature_info[-2]["reduction"]
+    if stride in (0, last["reduction"] // before):
+        return int(last["reduction"] // before)
+    if hasattr(network, "layer4"):
+        block, others = network.layer4[0], (network.layer3[0], network.layer2[0])
+        like = block if stride == 1 else next(other for other in others if type(other) is type(block))
+        _set_stride(block, like, stride)
+    else:
+        features = network.features
+        features.transition3.pool = copy.deepcopy(features.transition2.pool) if stride == 2 else nn.Identity()
+    last["reduction"] = before * stride
+    return stride
+
+
+def _set_stride(block: nn.Module, halving: nn.Module, stride: int) -> None:
+    """Give `block` stride 1, or 2 where `halving`, a block of the same kind, has it."""
+    there = dict(halving.named_modules())
+    for name, module in list(block.named_modules()):
+        twin: Any = there.get(name)
+        if not hasattr(twin, "stride"):
+            continue
+        parent, _, last = name.rpartition(".")
+        if isinstance(twin, nn.AvgPool2d) and twin.padding == 0:  # of the "d" variants: 2x2, which 1 would not fit
+            setattr(block.get_submodule(parent), last, copy.deepcopy(twin) if stride == 2 else nn.Identity())
+        else:
+            one = (1,) * len(twin.stride) if isinstance(twin.stride, tuple) else 1
+            module.stride = twin.stride if stride == 2 else one
 
 
 def set_drop_path(network: nn.Module, rate: float) -> nn.Module:
@@ -68,3 +92,16 @@ def use_ibn(resnet: Any) -> None:
     for layer in (resnet.layer1, resnet.layer2, resnet.layer3):
         for block in layer:
             block.bn1 = IBN(block.bn1.num_features)
+
+
+def insert_after(stage: nn.Sequential, index: int, module: nn.Module) -> None:
+    """Let `module` follow block `index` of a stage. The blocks keep their names, and so do their tensors.
+
+    The new one is called after both (``3_usam``), so that timm's table of layers counts it to the block.
+    """
+    blocks = list(stage.named_children())
+    blocks.insert(index + 1, (f"{blocks[index][0]}_{type(module).__name__.lower()}", module))
+    for name, _ in blocks[index + 1 :]:
+        stage._modules.pop(name, None)
+    for name, block in blocks[index + 1 :]:
+        stage.add_module(name, block)

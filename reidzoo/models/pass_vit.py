@@ -56,12 +56,11 @@ class PASSVisionTransformer(ReIDVisionTransformer):
         return dropped
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
-        """Fuse class token c and mean part token p: ``(B, 4 + N, D)`` -> [c, p] ``(B, 2D)`` or (c + p)/2 ``(B, D)``."""
+        """`fuse` the special tokens of ``(B, 4 + N, D)``."""
         if (self.global_pool if pool_type is None else pool_type) != "token":
             pooled: Tensor = super().pool(x, pool_type)
             return pooled
-        whole, parts = x[:, 0], x[:, 1 : self.num_prefix_tokens].mean(dim=1)
-        return torch.cat([whole, parts], dim=1) if self.feat_fusion == "cat" else (whole + parts) / 2
+        return fuse(x[:, : self.num_prefix_tokens], self.feat_fusion)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """As in timm, but the pool stays or goes (``""``): fused tokens and pooled patches differ in width."""
@@ -83,6 +82,12 @@ class PASSVisionTransformer(ReIDVisionTransformer):
             **super().group_matcher(coarse),
             "stem": r"^cls_(?:token|pos)|part(?:_token\d|\d_pos)|pos_embed|patch_embed",
         }
+
+
+def fuse(tokens: Tensor, how: str) -> Tensor:
+    """Fuse class token c and mean part token p: ``(B, 4, D)`` -> [c, p] ``(B, 2D)``, or with "mean" (c + p)/2."""
+    whole, parts = tokens[:, 0], tokens[:, 1:].mean(dim=1)
+    return torch.cat([whole, parts], dim=1) if how == "cat" else (whole + parts) / 2
 
 
 def build(spec: ModelSpec, *, img_size: tuple[int, int], feat_fusion: str = "cat", **kwargs: Any) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reidzoo.models._keymap import StateDict
 from reidzoo.models._registry import ModelSpec
-from reidzoo.models._surgery import set_last_stride_1, use_ibn
+from reidzoo.models._surgery import set_last_stride, use_ibn
 
 
 def build(spec: ModelSpec, *, img_size: tuple[int, int], **timm_kwargs: Any) -> nn.Module:
@@ -19,7 +19,7 @@ def build(spec: ModelSpec, *, img_size: tuple[int, int], **timm_kwargs: Any) -> 
     """
     timm_kwargs.setdefault("zero_init_last", False)
     model: nn.Module = timm.create_model(spec.timm_name, num_classes=0, **timm_kwargs)
-    set_last_stride_1(model)
+    set_last_stride(model, 1)
     if spec.family == "resnet_ibn":
         use_ibn(model)
     return model

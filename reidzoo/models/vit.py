@@ -210,6 +210,11 @@ def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
     return {k: v for k, v in kwargs.items() if k in OPTIONS}, {k: v for k, v in kwargs.items() if k not in OPTIONS}
 
 
+def takes_options(model: Any) -> bool:
+    """Whether `set_options` knows it: a ViT of timm with a class token and room for all image sizes."""
+    return type(model) is VisionTransformer and model.num_prefix_tokens == 1 and bool(model.dynamic_img_size)
+
+
 def set_options(
     model: Any,
     *,
@@ -231,7 +236,7 @@ def set_options(
         ConfigError: Another kind of network, or a value out of range.
     """
     if not isinstance(model, ReIDVisionTransformer):
-        if type(model) is not VisionTransformer or model.num_prefix_tokens != 1 or not model.dynamic_img_size:
+        if not takes_options(model):
             name = getattr(model, "reidzoo_name", "") or type(model).__name__
             raise ConfigError(
                 f"{name!r} is no ViT with a class token, which stride, cameras (SIE) and the jigsaw patches need. "

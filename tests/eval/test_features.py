@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+import reidzoo
 from reidzoo.data.records import Records
 from reidzoo.errors import ConfigError, CorruptImageError, DataError
 from reidzoo.eval import create_transform, extract_features
@@ -55,8 +57,6 @@ def test_flip_makes_mirror_images_equal(model, crops):
 
 def test_scales_start_from_the_image_itself(network, crops):
     """Several scales are the mean of each alone, whatever their order; compounding them would not be."""
-    import torch.nn.functional as F
-
     x = torch.stack([create_transform(network, img_size=(64, 32))(Image.open(p)) for p in crops.path[:6]])
     network.eval()
     with torch.no_grad():
@@ -66,6 +66,29 @@ def test_scales_start_from_the_image_itself(network, crops):
     for scales in ((1, 1.5, 0.75), (0.75, 1.5, 1)):
         found = extract_features(network, x, scales=scales)
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_parts_are_normalised_when_their_views_are_added_up():
+    """PCB as its release tests: views are summed, then each of P parts is divided by its norm and the root of P."""
+    torch.manual_seed(0)
+    model = reidzoo.create_model("timm/test_resnet", img_size=(96, 32), head="pcb", num_classes=3).eval()
+    x = torch.randn(3, 3, 96, 32)
+    summed = np.zeros((3, 96, 6))
+    with torch.no_grad():
+        for size in ((96, 32), (192, 64)):
+            scaled = x if size == (96, 32) else F.interpolate(x, size, mode="bicubic", antialias=True)
+            for view in (scaled, scaled.flip(3)):
+                y = model.backbone.forward_features(view).double().numpy()
+                for part, rows in enumerate(np.split(y, 6, axis=2)):
+                    summed[:, :, part] += rows.mean((2, 3))
+        expected = summed / (np.linalg.norm(summed, axis=1, keepdims=True) * 6**0.5)
+        found = extract_features(model, x, scales=(1, 2), flip=True)
+        np.testing.assert_allclose(found, expected.reshape(3, -1), atol=1e-6)
+        plain = model(x)
+        np.testing.assert_array_equal(extract_features(model, x, flip=False), plain)
+        np.testing.assert_allclose(plain.norm(dim=1), 1, atol=1e-5)
+        each = (plain + model(x.flip(3))).numpy() / 2
+    assert np.abs(extract_features(model, x, flip=True) - each).max() > 1e-4  # not the mean of normalised views
 
 
 @pytest.mark.parametrize("precision", ["bf16", "auto"])

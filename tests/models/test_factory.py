@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -173,13 +174,16 @@ def test_hub_repository_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 def test_costs_little_more_than_timm():
-    def best(build):
-        times = []
-        for _ in range(5):
-            start = time.process_time()
-            build()
-            times.append(time.process_time() - start)
-        return min(times)
+    """By turns, as other processes make both slower; a busy machine needs more of them for two undisturbed ones."""
 
-    ours, theirs = best(lambda: reidzoo.create_model("resnet50")), best(lambda: timm.create_model("resnet50"))
-    assert ours < 1.3 * theirs
+    def cost(build):
+        start = time.process_time()
+        build("resnet50")
+        return time.process_time() - start
+
+    ours, theirs = math.inf, math.inf
+    for turn in range(20):
+        ours, theirs = min(ours, cost(reidzoo.create_model)), min(theirs, cost(timm.create_model))
+        if turn > 1 and ours < 1.3 * theirs:
+            return
+    raise AssertionError(f"{ours:.3f} s, timm {theirs:.3f} s")

@@ -47,6 +47,33 @@ def test_bnneck_retrieval_feature(neck_feature):
     assert torch.equal(head(x[:1]), out[:1])
 
 
+def test_bnneck_reduces_the_feature_before_all_else():
+    torch.manual_seed(0)
+    head, x = BNNeck(40, 5, width=8), torch.randn(6, 40)
+    bound = (6 / (40 + 8)) ** 0.5  # Xavier, uniform
+    assert 0.95 * bound < float(head.reduce.weight.detach().abs().max()) <= bound
+    assert (head.embed_dim, head.reduce.bias, head.options["width"]) == (8, None, 8)
+    a = x.double().numpy() @ head.reduce.weight.detach().double().numpy().T
+    logits, (feature,) = head(x)
+    np.testing.assert_allclose(feature.detach().numpy(), a, atol=1e-5)
+    expected = (a - a.mean(0)) / np.sqrt(a.var(0) + 1e-5) @ head.classifier.weight.detach().double().numpy().T
+    np.testing.assert_allclose(logits[0].detach().numpy(), expected, atol=1e-5)
+    torch.testing.assert_close(head.eval()(x), feature)
+
+
+@pytest.mark.parametrize("pool", ["backbone", "gem"])
+def test_bnneck_norms_the_last_map(pool):
+    """In training by the statistics of all positions; what is pooled then has negative values."""
+    torch.manual_seed(0)
+    net = torch.nn.Conv2d(3, 8, 4, stride=4)
+    model = ReIDModel(net, BNNeck(8, 5, map_norm=True, pool=pool)).train()
+    images = torch.randn(4, 3, 16, 8)
+    y = net(images).detach().double().numpy()
+    y = (y - y.mean((0, 2, 3), keepdims=True)) / np.sqrt(y.var((0, 2, 3), keepdims=True) + 1e-5)
+    expected = y.mean((2, 3)) if pool == "backbone" else (np.clip(y, 1e-6, None) ** 3).mean((2, 3)) ** (1 / 3)
+    np.testing.assert_allclose(model(images).features[0].detach().numpy(), expected, atol=1e-5)
+
+
 def test_bnneck_refuses_another_neck():
     with pytest.raises(ConfigError, match="'before' or 'after'"):
         BNNeck(4, 2, neck_feature="middle")
@@ -105,6 +132,18 @@ def test_dino_head_start_and_names():
     assert torch.equal(head.last_layer.weight_g, torch.ones(1000, 1))
     bound = 1 / 256**0.5  # torch's default for a linear layer: uniform within 1 / sqrt(fan_in)
     assert 0.99 * bound < float(head.last_layer.weight_v.detach().abs().max()) <= bound
+
+
+@pytest.mark.parametrize("head", ["pcb", "bnneck"])
+def test_maps_of_a_network_that_timm_did_not_make(head):
+    """What it gives is its last map, or it has none, which is said."""
+    net = torch.nn.Conv2d(3, 8, 4, stride=4)
+    options = {"pool": "gem"} if head == "bnneck" else {}
+    joined = ReIDModel(net, create_head(head, 8, 5, **options)).eval()
+    assert joined(torch.randn(2, 3, 32, 16)).shape == (2, joined.embed_dim)
+    joined.backbone = torch.nn.Flatten()
+    with pytest.raises(ConfigError, match=r"needs a last map \(batch, 8, .*, and Flatten gives \(2, 1536\)"):
+        joined(torch.randn(2, 3, 32, 16))
 
 
 def test_dino_head_can_be_copied_and_restored():

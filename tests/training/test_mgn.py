@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import reidzoo
 from reidzoo.data._pixel_ops import constant_erasing
@@ -19,11 +21,13 @@ from reidzoo.data.samplers import PKSampler
 from reidzoo.data.transforms import EvalTransform, TrainTransform
 from reidzoo.errors import ConfigError
 from reidzoo.models.heads import HeadOutput, ReIDModel
-from reidzoo.models.heads.mgn import PARTS, split
+from reidzoo.models.heads.mgn import PARTS
 from reidzoo.models.layers import GeM
+from reidzoo.training import _engine
+from reidzoo.training._checkpoint import RunFolder
 from reidzoo.training._distributed import World
 from reidzoo.training._doubts import doubts
-from reidzoo.training._engine import Progress
+from reidzoo.training._engine import Progress, fit
 from reidzoo.training.configs import MGNConfig
 from reidzoo.training.methods.mgn import MGN, EndlessPKSampler
 from reidzoo.training.schedules import warmup_hold_cosine
@@ -64,9 +68,8 @@ def test_sizes_are_the_published_ones(name: str, millions: float) -> None:
     maps = model.head.read(model.backbone, torch.empty(1, 3, 384, 128, device="meta"))
     assert [tuple(y.shape) for y in maps] == [(1, 2048, 24, 8)] * 3
     # the trunk ends behind the first block of the third stage
-    shared, end = split(model.backbone)
-    assert shared[-1] is model.backbone.layer3[0]
-    assert len(end) == len(model.backbone.layer3) - 1 + 3
+    assert model.head.shared[-1] == "layer3.0"
+    assert len(model.head.end) == len(model.backbone.layer3) - 1 + 3
 
 
 def plain_part(part: nn.Module, y: np.ndarray) -> np.ndarray:
@@ -153,15 +156,42 @@ def test_branches_follow_the_weights_that_are_loaded(tmp_path: Path) -> None:
         assert all(map(torch.equal, expected, [t for t in branch.state_dict().values() if t.ndim]))
 
 
-@pytest.mark.parametrize("name", ["resnet18_ibn", "timm/test_convnext", "timm/resnet14t", "edgenext_x_small"])
-@torch.no_grad()
-def test_trunk_and_end_are_the_backbone(name: str) -> None:
-    model = reidzoo.create_model(name, img_size=SIZE, head="mgn", num_classes=5).eval()
+@pytest.mark.parametrize(
+    ("name", "end", "width"),
+    [
+        ("resnet18_ibn", "layer3.1", 512),
+        ("timm/res2net50_26w_4s", "layer3.1", 2048),
+        ("timm/test_convnext", "stages.3", 64),
+        ("timm/test_nfnet", "stages.3", 192),
+        ("edgenext_x_small", "stages.3", 192),
+        ("ghostnet_0_5", "blocks.6", 480),  # its feature has 1280, by a layer behind the pooling
+        ("timm/test_efficientnet", "blocks.4", 256),
+        ("timm/test_mambaout", "stages.3", 64),  # channels last
+        ("timm/regnetx_002", "s4", 368),
+        ("timm/densenet121", "features.transition3", 1024),
+        ("timm/swin_s3_tiny_224", "layers.3", 768),  # channels last
+    ],
+)
+def test_trunk_and_end_are_the_backbone(name: str, end: str, width: int) -> None:
+    model = reidzoo.create_model(name, img_size=SIZE, head="mgn", num_classes=5)
+    modes = [module.training for module in model.modules()]
+    assert all(modes), "as it was before the layers were looked at"
+    assert f"{model.head.end[0]}.".startswith(f"{end}.")
+    model.eval()
     x = torch.randn(1, 3, *SIZE)
-    maps = model.head.read(model.backbone, x)
-    expected = model.backbone.forward_features(x)
-    assert all(torch.equal(y, expected) for y in maps)
-    assert model(x).shape == (1, 2048)
+    with torch.no_grad():
+        maps = model.head.read(model.backbone, x)
+        expected = model.backbone.forward_features(x)
+        if expected.shape[1] != width:
+            expected = expected.permute(0, 3, 1, 2)
+        assert expected.shape[1] == width
+        assert len(maps) == 3
+        assert all(torch.equal(y, expected) for y in maps)
+        for p in model.head.branches[1].parameters():
+            p.mul_(1.1)
+        again = model.head.read(model.backbone, x)
+    assert torch.equal(again[1], expected)
+    assert not torch.equal(again[2], expected)  # a branch of its own
 
 
 def test_recomputed_activations_give_the_same_gradients() -> None:
@@ -340,6 +370,7 @@ def test_the_network_rests_while_the_head_learns(people: Path) -> None:
     still, learning = tensors(resting), tensors(head)
     for epoch in (0, 1):
         step(epoch)
+        assert all(p.grad is None for module in resting for p in module.parameters())
         assert all(map(torch.equal, still, tensors(resting)))  # BatchNorm's statistics among them
         assert not any(map(torch.equal, learning, tensors(head)))
     step(2)
@@ -347,6 +378,42 @@ def test_the_network_rests_while_the_head_learns(people: Path) -> None:
     assert not any(map(torch.equal, still, tensors(resting)))
     steps = {int(state["step"]) for state in method.optimizer.state.values()}
     assert steps == {2, 4}  # what rested has no history of Adam's
+
+
+def test_several_ranks_are_told_which_gradients_come(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DDP waits for all that it was told of: neither what rests nor a norm that no head reads may be among it."""
+    data, wrapped = reidzoo.load_dataset(f"folder:{people}"), []
+    config = MGNConfig(**{**JOB, "epochs": 2, "batch_size": 24, "num_instances": 6, "eval_every": 0})
+
+    def trained(name: str) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        backbone = reidzoo.create_model("timm/test_convnext", img_size=SIZE)
+        method = MGN(backbone, data, config, World(0, 2, torch.device("cpu")))
+        fit(method, config, RunFolder(tmp_path / name), World(0, 1, torch.device("cpu")), resume=False)
+        norm = set(backbone.head.norm.parameters())
+        for p in backbone.parameters():
+            assert p.requires_grad == (p not in norm)
+        return method.network.state_dict()
+
+    def distribute(network: nn.Module, _: World) -> nn.Module:
+        wrapped.append([name for name, p in network.named_parameters() if p.requires_grad])
+        return DistributedDataParallel(network)
+
+    plain = trained("plain")
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        monkeypatch.setattr(_engine, "distribute", distribute)
+        told = trained("ranks")
+    finally:
+        dist.destroy_process_group()
+    first, second = wrapped
+    assert all(name.startswith(("head.norms.", "head.parts.")) for name in first)
+    assert "backbone.stem.0.weight" in second
+    assert "backbone.head.norm.weight" not in second
+    for name, tensor in plain.items():
+        assert torch.equal(told[name], tensor), name
 
 
 def test_it_learns_and_the_file_is_the_model(people: Path, tmp_path: Path) -> None:

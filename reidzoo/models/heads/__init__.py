@@ -10,6 +10,7 @@ from reidzoo.models.heads.dino import DINOHead
 from reidzoo.models.heads.jpm import JPM
 from reidzoo.models.heads.linear import LinearHead
 from reidzoo.models.heads.mgn import MGN
+from reidzoo.models.heads.multineck import MultiNeck
 from reidzoo.models.heads.pcb import PCB
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Head",
     "HeadOutput",
     "LinearHead",
+    "MultiNeck",
     "ReIDModel",
     "create_head",
 ]

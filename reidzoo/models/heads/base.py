@@ -46,6 +46,13 @@ class Head(nn.Module):
         """
         return backbone(x, *camids)
 
+    def finish(self, embedding: Tensor) -> Tensor:
+        """Make the retrieval embedding ``(B, embed_dim)`` of what `forward` gives in eval mode, or of a mean of that.
+
+        Mirror images and several sizes of an image are averaged before it.
+        """
+        return embedding
+
 
 class ReIDModel(nn.Module):
     """A backbone with a head.
@@ -78,10 +85,13 @@ class ReIDModel(nn.Module):
         """Whether the backbone uses the cameras of the images (TransReID's side information)."""
         return bool(getattr(self.backbone, "takes_cameras", False))
 
-    def forward(self, x: Tensor, *camids: Tensor) -> HeadOutput | Tensor:
-        """Apply backbone and head to images (B, 3, H, W); to a backbone that takes them go their cameras (B,) too."""
+    def forward(self, x: Tensor, *camids: Tensor, finish: bool = True) -> HeadOutput | Tensor:
+        """Apply backbone and head to images (B, 3, H, W); to a backbone that takes them go their cameras (B,) too.
+
+        Without `finish`, embeddings are those of views of an image, for `Head.finish` to have their mean.
+        """
         out: HeadOutput | Tensor = self.head(self.head.read(self.backbone, x, *camids))
-        return out
+        return self.head.finish(out) if finish and isinstance(out, Tensor) else out
 
 
 def create_head(name: str, in_features: int, num_classes: int, **options: Any) -> Head:
@@ -95,9 +105,10 @@ def create_head(name: str, in_features: int, num_classes: int, **options: Any) -
     from reidzoo.models.heads.jpm import JPM
     from reidzoo.models.heads.linear import LinearHead
     from reidzoo.models.heads.mgn import MGN
+    from reidzoo.models.heads.multineck import MultiNeck
     from reidzoo.models.heads.pcb import PCB
 
-    heads: dict[str, type[Head]] = {cls.name: cls for cls in (BNNeck, LinearHead, Bottleneck, PCB, MGN, JPM)}
+    heads: dict[str, type[Head]] = {cls.name: cls for cls in (BNNeck, LinearHead, Bottleneck, PCB, MGN, JPM, MultiNeck)}
     if name not in heads:
         raise ConfigError(f"There is no head {name!r}.{did_you_mean(name, heads)} Heads: {', '.join(heads)}.")
     if num_classes < 1:

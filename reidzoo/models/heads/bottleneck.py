@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from reidzoo.errors import ConfigError
-from reidzoo.models._surgery import has_last_stride, set_last_stride_1
+from reidzoo.models._surgery import has_last_stride, set_last_stride
 from reidzoo.models.heads.base import Head, HeadOutput
 
 
@@ -60,7 +60,8 @@ class Bottleneck(Head):
         num_classes: Identities of the training set.
         width: Of the embedding; 0 keeps D.
         dropout: Share of the embedding that is dropped in training.
-        last_stride_1: Let the last stage of a ResNet or DenseNet keep its resolution; the zoo's do already.
+        pool: ``"backbone"`` takes the backbone's feature, ``"average"`` a `mean` of its own.
+        last_stride: Of a ResNet or DenseNet, 1 (it keeps its resolution, as the zoo's do) or 2; 0 leaves it as it is.
     """
 
     name = "bottleneck"
@@ -72,25 +73,37 @@ class Bottleneck(Head):
         *,
         width: int = 512,
         dropout: float = 0.5,
-        last_stride_1: bool = False,
+        pool: str = "backbone",
+        last_stride: int = 0,
     ) -> None:
         super().__init__()
+        if pool not in ("backbone", "average"):
+            raise ConfigError(f"pool is 'backbone' or 'average', not {pool!r}.")
         self.block = ClassBlock(in_features, num_classes, width=width, dropout=dropout)
-        self.num_classes, self.embed_dim = num_classes, self.block.width
-        self.options: dict[str, Any] = {"width": width, "dropout": dropout, "last_stride_1": last_stride_1}
+        self.in_features, self.num_classes, self.embed_dim = in_features, num_classes, self.block.width
+        self.options: dict[str, Any] = {"width": width, "dropout": dropout, "pool": pool, "last_stride": last_stride}
 
     def attach(self, backbone: nn.Module) -> None:
-        """Set the last stride.
+        """Set the last stride; from then on the options say which one it is.
 
         Raises:
             ConfigError: The backbone has none to set.
         """
-        if not self.options["last_stride_1"]:
-            return
-        if not has_last_stride(backbone):
+        stride = self.options["last_stride"]
+        if stride and not has_last_stride(backbone):
             name = getattr(backbone, "reidzoo_name", "") or type(backbone).__name__
-            raise ConfigError(f"last_stride_1 is for ResNets and DenseNets of timm, not {name}: leave it out.")
-        set_last_stride_1(backbone)
+            raise ConfigError(
+                f"last_stride is for ResNets and DenseNets of timm, not {name}. Set it to 0 (command line: "
+                "--last-stride 0)."
+            )
+        self.options["last_stride"] = set_last_stride(backbone, stride)
+
+    def read(self, backbone: nn.Module, x: Tensor, *camids: Tensor) -> Tensor:
+        """Return the backbone's feature ``(B, D)``, or a mean."""
+        if self.options["pool"] == "average":
+            return mean(backbone, x, self.in_features)
+        feature: Tensor = backbone(x, *camids)
+        return feature
 
     def forward(self, x: Tensor) -> HeadOutput | Tensor:
         """``(B, D)`` -> `HeadOutput` in training, ``(B, width)`` in eval mode."""
@@ -100,3 +113,37 @@ class Bottleneck(Head):
         """Return logits and feature in either mode."""
         logits, feature = self.block(x)
         return HeadOutput([logits], [feature])
+
+
+def mean(backbone: Any, x: Tensor, width: int) -> Tensor:
+    """Average the last map of images ``(B, 3, H, W)``, or all tokens, class and registers among them.
+
+    timm's own features go further in some networks: ConvNeXt normalises what is pooled, DenseNet has a ReLU in front of
+    the pooling, transformers take the class token or leave it out. The release's do not.
+
+    Args:
+        backbone: Gives maps ``(B, width, h, w)`` or ``(B, h, w, width)``, or tokens ``(B, n, width)``.
+        x: The images.
+        width: Of the result.
+
+    Returns:
+        ``(B, width)``.
+
+    Raises:
+        ConfigError: It gives something else.
+    """
+    layers: Any = getattr(backbone, "features", None)
+    if isinstance(getattr(layers, "norm5", None), nn.BatchNorm2d):  # DenseNet's last norm, without its ReLU
+        for layer in list(layers)[:-1]:
+            x = layer(x)
+        y: Tensor = nn.BatchNorm2d.forward(layers.norm5, x)
+    else:
+        y = backbone.forward_features(x)
+    if y.ndim == 4 and y.shape[1] == width:
+        return y.mean((2, 3))
+    if y.ndim in (3, 4) and y.shape[-1] == width:
+        return y.flatten(1, -2).mean(1)
+    name = getattr(backbone, "reidzoo_name", "") or type(backbone).__name__
+    raise ConfigError(
+        f"pool='average' needs a last map or tokens of width {width}, and {name} gives {tuple(y.shape)}. Leave it out."
+    )

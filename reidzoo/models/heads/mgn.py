@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reidzoo.errors import ConfigError
-from reidzoo.models._surgery import has_last_stride, set_last_stride_1
+from reidzoo.models._chain import chain
+from reidzoo.models._surgery import set_last_stride
 from reidzoo.models.heads.base import Head, HeadOutput
 from reidzoo.models.heads.cosine import CosineClassifier
 from reidzoo.models.layers import GeM
@@ -35,7 +36,7 @@ class MGN(Head):
     The backbone itself is the trunk and the first branch; the others start as copies of its end (`split`).
 
     Args:
-        in_features: Channels D of the backbone's last map.
+        in_features: Width of the backbone's feature; that of its last map, D, takes its place where it is another.
         num_classes: Identities of the training set.
     """
 
@@ -45,9 +46,15 @@ class MGN(Head):
         super().__init__()
         self.num_classes, self.embed_dim = num_classes, len(PARTS) * WIDTH
         self.options = {}
+        self.shared: list[str] = []  # names of layers of the backbone, from `attach` on
+        self.end: list[str] = []
         self.branches = nn.ModuleList()  # the second and the third, from `attach` on
+        self._build(in_features)
+
+    def _build(self, in_features: int) -> None:
+        self.in_features = in_features
         self.norms = nn.ModuleList(nn.BatchNorm2d(in_features) for _ in STRIPES)
-        self.parts = nn.ModuleDict({name: Part(in_features, num_classes) for name in PARTS})
+        self.parts = nn.ModuleDict({name: Part(in_features, self.num_classes) for name in PARTS})
 
     def attach(self, backbone: nn.Module) -> None:
         """Give a ResNet last stride 1, and start the other two branches as copies of the backbone's end.
@@ -55,17 +62,20 @@ class MGN(Head):
         Raises:
             ConfigError: The backbone is no chain of stages.
         """
-        _, end = split(backbone)
-        if has_last_stride(backbone):
-            set_last_stride_1(backbone)
+        if not self.shared:
+            self.shared, self.end, width = split(backbone)
+            if width != self.in_features:  # GhostNet's feature has a layer behind the pooling
+                self._build(width)
+        set_last_stride(backbone, 1)
+        end = _layers(backbone, self.end)
         self.branches = nn.ModuleList(nn.Sequential(*copy.deepcopy(end)) for _ in STRIPES[1:])
 
     def read(self, backbone: nn.Module, x: Tensor, *camids: Tensor) -> list[Tensor]:
         """Return the maps (B, D, h, w) of the three branches."""
         recompute = self.training and bool(getattr(backbone, "grad_checkpointing", False))
-        shared, end = split(backbone)
-        y = _run(shared, x, recompute)
-        return [_run(branch, y, recompute) for branch in (end, *self.branches)]
+        y = _run(_layers(backbone, self.shared), x, recompute)
+        maps = [_run(branch, y, recompute) for branch in (_layers(backbone, self.end), *self.branches)]
+        return [m.permute(0, 3, 1, 2) for m in maps] if _channels_last(backbone) else maps
 
     def forward(self, x: list[Tensor]) -> HeadOutput | Tensor:
         """Map the three branches' maps to cosines and features in training, to ``(B, 2048)`` in eval mode.
@@ -127,28 +137,35 @@ def stripes(x: Tensor, count: int) -> Sequence[Tensor]:
     return torch.tensor_split(x, count, dim=2)
 
 
-def split(backbone: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return the layers that MGN's branches share, and those that each branch has for itself, in the order they run.
+def split(backbone: Any) -> tuple[list[str], list[str], int]:
+    """Return the layers that MGN's branches share and those that each has for itself, and the last map's width.
 
-    A ResNet is cut behind the first block of its third stage. Of other networks that are a stem and a row of stages
-    (ConvNeXt, EdgeNeXt, RepViT, FastViT, ...) the last stage and what follows it is each branch's own.
+    A ResNet is cut behind the first block of its third stage, any other network in front of its last stage.
 
     Raises:
-        ConfigError: The backbone is neither.
+        ConfigError: The backbone is no chain of layers that ends in a map, or has no stages.
     """
-    b: Any = backbone
-    if all(hasattr(b, name) for name in ("conv1", "bn1", "act1", "maxpool", "layer1", "layer4")):
-        shared = [b.conv1, b.bn1, b.act1, b.maxpool, *b.layer1, *b.layer2, b.layer3[0]]
-        return shared, [*list(b.layer3)[1:], *b.layer4]
-    children = dict(b.named_children())
-    if not {"stem", "stages"} <= children.keys() or hasattr(b, "patch_embed"):
-        name = getattr(b, "reidzoo_name", "") or type(b).__name__
-        raise ConfigError(
-            f"MGN needs a network of stages that can be copied, such as 'resnet50_ibn' or 'convnext_tiny'; {name!r} is "
-            "none. For other networks there is method='transreid' (command line: --method transreid)."
-        )
-    after = [children[name] for name in ("norm_pre", "final_conv") if name in children]
-    return [b.stem, *list(b.stages)[:-1]], [b.stages[-1], *after]
+    layers, last = chain(backbone)
+    if last is not None and last.ndim == 4:
+        ends = ["layer3.0", *(stage["module"] for stage in reversed(getattr(backbone, "feature_info", [])[:-1]))]
+        for stage in ends:
+            cut = 1 + max((i for i, name in enumerate(layers) if f"{name}.".startswith(f"{stage}.")), default=-1)
+            # VGG's last stage is a pooling alone, of which copies would be no branches.
+            if cut and any(True for name in layers[cut:] for _ in backbone.get_submodule(name).parameters()):
+                return layers[:cut], layers[cut:], last.shape[3 if _channels_last(backbone) else 1]
+    name = getattr(backbone, "reidzoo_name", "") or type(backbone).__name__
+    raise ConfigError(
+        f"MGN needs a network of stages that can be copied, such as 'resnet50_ibn' or 'convnext_tiny'; {name!r} is "
+        "none. For other networks there is method='transreid' (command line: --method transreid)."
+    )
+
+
+def _channels_last(backbone: nn.Module) -> bool:
+    return str(getattr(backbone, "output_fmt", "NCHW")) == "NHWC"  # as timm says it
+
+
+def _layers(backbone: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    return [backbone.get_submodule(name) for name in names]
 
 
 def _run(layers: Sequence[nn.Module], x: Tensor, recompute: bool) -> Tensor:

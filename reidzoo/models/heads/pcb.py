@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reidzoo.models._surgery import has_last_stride, set_last_stride_1
+from reidzoo.errors import ConfigError
+from reidzoo.models._surgery import set_last_stride
 from reidzoo.models.heads.base import Head, HeadOutput
 from reidzoo.models.heads.bottleneck import ClassBlock
 from reidzoo.models.layers import feature_map
@@ -43,23 +44,31 @@ class PCB(Head):
 
     def attach(self, backbone: nn.Module) -> None:
         """Let the last stage of a ResNet keep its resolution (section 3.1), so that there are rows to share out."""
-        if has_last_stride(backbone):
-            set_last_stride_1(backbone)
+        set_last_stride(backbone, 1)
 
     def read(self, backbone: nn.Module, x: Tensor, *camids: Tensor) -> Tensor:
         """Return the backbone's last map ``(B, D, h, w)``.
 
         Raises:
-            ConfigError: It has none, or one of another width.
+            ConfigError: It has none, or one of another width, or with fewer rows than there are parts.
         """
-        return feature_map(backbone, x, self.in_features)
+        y = feature_map(backbone, x, self.in_features)
+        if y.shape[2] < len(self.blocks):
+            raise ConfigError(
+                f"PCB cuts the last map into {len(self.blocks)} parts, but this one has {y.shape[2]} rows: use fewer "
+                "parts, or taller images (img_size=(384, 192) is the published size)."
+            )
+        return y
 
     def forward(self, x: Tensor) -> HeadOutput | Tensor:
         """``(B, D, h, w)`` -> `HeadOutput` with P logits and features in training, ``(B, D * P)`` in eval mode."""
-        if self.training:
-            return self.classify(x)
-        embedding: Tensor = F.normalize(self._pooled(x), dim=1).flatten(1) / len(self.blocks) ** 0.5
-        return embedding
+        return self.classify(x) if self.training else self._pooled(x).flatten(1)
+
+    def finish(self, embedding: Tensor) -> Tensor:
+        """Give each part the length 1 / sqrt(P): ``(B, D * P)`` -> ``(B, D * P)``, each row of length 1."""
+        parts = embedding.view(-1, self.in_features, len(self.blocks))
+        normed: Tensor = F.normalize(parts, dim=1).flatten(1) / len(self.blocks) ** 0.5
+        return normed
 
     def classify(self, x: Tensor) -> HeadOutput:
         """Return logits and features of the parts in either mode."""
