@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from reidzoo._logging import get_logger
 from reidzoo.errors import CheckpointError
 from reidzoo.models._keymap import substitute
 from reidzoo.models._registry import IMAGENET_MEAN, IMAGENET_STD
+from reidzoo.models.vit import SIZES, STRIDES
 
 _logger = get_logger(__name__)
 
@@ -66,7 +68,7 @@ class Finetuned:
             "timm_kwargs": json.dumps(self.timm_kwargs),
             "head": self.head,
             "head_options": json.dumps(self.options),
-            "num_classes": str(len(tensors[self.classes])) if self.head else "0",
+            "num_classes": str(len(_as_linear(self.classes, tensors[self.classes]))) if self.head else "0",
             "img_size": "x".join(map(str, self.img_size)),
             "mean": json.dumps(self.statistics[0]),
             "std": json.dumps(self.statistics[1]),
@@ -91,48 +93,69 @@ def as_ours(tensors: Tensors, path: Path) -> tuple[dict[str, Tensor], dict[str, 
         if sign in tensors:
             found = describe(tensors, path)
             renamed = {substitute(key, found.rules): key for key in tensors}
-            state = {new: tensors[old] for new, old in renamed.items() if new}
-            return {key: _reshaped(key, t) for key, t in state.items()}, found.header(tensors)
+            state = {new: _as_linear(old, tensors[old]) for new, old in renamed.items() if new}
+            return state, found.header(tensors)
     return None
 
 
-def _reshaped(key: str, tensor: Tensor) -> Tensor:
-    """1x1 convolutions of a head as linear layers."""
-    return tensor.flatten(1) if key.startswith("head.parts.") and tensor.ndim == 4 else tensor
+def _as_linear(key: str, tensor: Tensor) -> Tensor:
+    """fast-reid's 1x1 convolutions and AM-softmax's columns as weights of linear layers; all else as it is."""
+    if key == "classifier.W":
+        return tensor.t()
+    convolution = tensor.ndim == 4 and re.search(r"heads?\.bottleneck\.0\.weight$", key)
+    return tensor.flatten(1) if convolution else tensor
 
 
 def _transreid(tensors: Tensors, path: Path) -> Finetuned:
     """TransReID, TransReID-SSL, CION, PASS: the retrieval feature is the one before the neck."""
-    if "fcneck.weight" in tensors:
+    classes = next((name for name in ("classifier.weight", "classifier.W") if name in tensors), "")
+    reduce, jigsaw = tensors.get("fcneck.weight"), "b2.0.norm1.weight" in tensors
+    several = "bottleneck_1.weight" in tensors
+    parts = {"fcneck (a reduced feature)": reduce is not None, "several necks": several, "no classifier": not classes}
+    if sum(parts.values()) > 1:
         raise CheckpointError(
-            f"{path} has fcneck.weight: a reduced feature (REDUCE_FEAT_DIM), which reidzoo does not have. Expected a "
-            "BNNeck alone."
+            f"{path} was fine-tuned with TransReID's code and has {' and '.join(k for k, v in parts.items() if v)}, "
+            "which reidzoo does not read together. Expected the state dict as that code saves it."
         )
-    jigsaw = "b2.0.norm1.weight" in tensors
     rules = [(r"^base\.fc\..*", ""), *(_JPM if jigsaw else ()), (r"^base\.", "backbone.")]
     img_size, timm_kwargs = _patches(tensors)
-    size: dict[str, Any] = {"img_size": img_size, "statistics": _HALF, "interpolation": "bilinear"}
+    size: dict[str, Any] = {"img_size": img_size, "statistics": _HALF, "interpolation": "bilinear", "classes": classes}
     size |= {"model": _plain_vit_base(tensors), "timm_kwargs": timm_kwargs}
-    width = len(tensors["bottleneck.weight"])
-    if "classifier.weight" not in tensors or tensors["classifier.weight"].shape[1:] != (width,):
-        # AM-softmax, whose classes are columns, and PASS, with a neck for each token: the embedding needs neither.
-        return Finetuned("TransReID", [*rules, (r"^(bottleneck|classifier).*", "")], "", **size)
-    neck = {"neck_feature": "before"}
+    neck: dict[str, Any] = {"neck_feature": "before"}
+    if not classes:
+        return Finetuned("TransReID", [*rules, (r"^bottleneck.*", "")], "", **size)
+    rules.append((r"^classifier\.W$", "classifier.weight"))
+    if "base.cls_pos" in tensors:
+        feature = _as_linear(classes, tensors[classes]) if reduce is None else reduce
+        if feature.shape[1] == tensors["base.cls_token"].shape[-1]:
+            timm_kwargs["feat_fusion"] = "mean"
+        if several:
+            return Finetuned("TransReID", [*rules, *_PASS], "multi_neck", neck, **size)
     if not jigsaw:
-        return Finetuned("TransReID", [*rules, (r"^(?=bottleneck\.|classifier\.)", "head.")], "bnneck", neck, **size)
+        rules += [(r"^fcneck\.", "head.reduce."), (r"^(?=bottleneck\.|classifier\.)", "head.")]
+        neck["width"] = 0 if reduce is None else len(reduce)
+        return Finetuned("TransReID", rules, "bnneck", neck, **size)
     necks = [
         (r"^(bottleneck|classifier)_(\d+)\.", r"head.necks.\2.\1."),
         (r"^(bottleneck|classifier)\.", r"head.necks.0.\1."),
     ]
     last = max(int(key.split(".")[2]) for key in tensors if key.startswith("base.blocks."))
     rules = [(rf"^base\.blocks\.{last}\..*", ""), (r"^b1\.0\.", f"backbone.blocks.{last}."), *rules, *necks]
-    parts = sum(key.startswith("bottleneck_") and key.endswith(".weight") for key in tensors)
-    return Finetuned("TransReID", rules, "jpm", {"parts": parts, **neck}, **size)
+    count = sum(key.startswith("bottleneck_") and key.endswith(".weight") for key in tensors)
+    return Finetuned("TransReID", rules, "jpm", {"parts": count, **neck}, **size)
 
 
 # With jigsaw patches the file has the last block and norm three times: as they were, unused; of the global branch (b1);
 # and of the local ones (b2).
 _JPM = [(r"^base\.norm\..*", ""), (r"^b1\.1\.", "backbone.norm."), (r"^(?=b2\.)", "head.")]
+
+
+# A neck for the class token, and one for each part token.
+_PASS = [
+    (r"^bottleneck_(\d+)\.", r"head.bottleneck.\1."),
+    (r"^bottleneck\.", "head.bottleneck.0."),
+    (r"^(?=classifier\.)", "head."),
+]
 
 
 def _plain_vit_base(tensors: Tensors) -> str:
@@ -148,8 +171,8 @@ def _patches(tensors: Tensors) -> tuple[tuple[int, int], dict[str, Any]]:
     if "base.sie_embed" in tensors:
         kwargs["cameras"] = len(tensors["base.sie_embed"])
     table = tensors.get("base.pos_embed")
-    patches = 0 if table is None or "base.cls_pos" in tensors else table.shape[1] - 1
-    for stride, size in product((16, 14, 12, 11), (_SIZE, (384, 128), (256, 256), (224, 224), (384, 384))):
+    patches = 0 if table is None else table.shape[1] - ("base.cls_pos" not in tensors)
+    for stride, size in product(STRIDES, SIZES):
         if patches == math.prod((side - 16) // stride + 1 for side in size):
             kwargs |= {"stride": stride} if stride != 16 else {}
             kwargs |= {"pos_size": size} if size != _SIZE else {}
@@ -163,9 +186,9 @@ def _layumi(tensors: Tensors, path: Path) -> Finetuned:
     rules = [*_LAYUMI_TRUNK, (block + r"classifier\.0\.", "head.block.classifier.")]
     names = ("reduce", "norm") if first.ndim == 2 else ("norm",)
     rules += [(rf"{block}add_block\.{i}\.", f"head.block.{name}.") for i, name in enumerate(names)]
-    stride_1 = _option(path, "stride", "2") == "1"
-    options = {"width": len(first) if first.ndim == 2 else 0, "last_stride_1": stride_1}
-    model = _layumi_trunk(tensors, path, stride_1)
+    stride = int(_option(path, "stride", "2"))
+    options = {"width": len(first) if first.ndim == 2 else 0, "last_stride": stride}
+    model = _layumi_trunk(tensors, path)
     return Finetuned("layumi", rules, "bottleneck", options, "classifier.classifier.0.weight", model=model)
 
 
@@ -179,22 +202,21 @@ def _layumi_pcb(tensors: Tensors, path: Path) -> Finetuned:
         (r"^classifier(\d+)\.add_block\.1\.", r"head.blocks.\1.norm."),
         (r"^classifier(\d+)\.classifier\.0\.", r"head.blocks.\1.classifier."),
     ]
-    model, classes = _layumi_trunk(tensors, path, True), "classifier0.classifier.0.weight"
+    model, classes = _layumi_trunk(tensors, path), "classifier0.classifier.0.weight"
     return Finetuned("layumi", rules, "pcb", {"parts": parts, "width": width}, classes, (384, 192), model=model)
 
 
 _LAYUMI_TRUNK = [(r"^n_averaged$|^model\.fc\..*", ""), (r"^model\.", "backbone.")]
 
 
-def _layumi_trunk(tensors: Tensors, path: Path, stride_1: bool) -> str:
-    """The backbone: torchvision's ResNet-50, or the one with IBN, which reidzoo has with last stride 1."""
+def _layumi_trunk(tensors: Tensors, path: Path) -> str:
+    """The backbone: torchvision's ResNet-50, or the one with IBN."""
     blocks = {key.split(".")[2] for key in tensors if key.startswith("model.layer3.")}
     ibn = "model.layer1.0.bn1.IN.weight" in tensors
-    if len(blocks) != 6 or (ibn and not stride_1):
-        kind = "a ResNet-50-IBN with last stride 2" if ibn else "another one"
+    if len(blocks) != 6:
         raise CheckpointError(
-            f"{path} was written by Person_reID_baseline_pytorch, and its backbone is {kind}. Of that code reidzoo "
-            "reads ResNet-50, and ResNet-50-IBN with last stride 1 (as its opts.yaml says)."
+            f"{path} was written by Person_reID_baseline_pytorch, and its backbone is another one. Of that code "
+            "reidzoo reads ResNet-50 and ResNet-50-IBN."
         )
     return "resnet50_ibn" if ibn else "timm/resnet50"
 
@@ -203,40 +225,48 @@ def _option(path: Path, name: str, default: str) -> str:
     """A line ``name: value`` of the ``opts.yaml`` beside the weights."""
     file = path.with_name("opts.yaml")
     if not file.is_file():
-        _logger.warning("there is no %s beside %s: taking %s %s for granted", file.name, path.name, name, default)
+        _say(f"there is no {file} beside {path.name}: taking {name} {default} for granted")
         return default
     found = re.search(rf"^{name}:\s*(\S+)", file.read_text(encoding="utf-8"), re.M)
     return found[1] if found else default
 
 
+@cache
+def _say(message: str) -> None:
+    """Warn once: a file is read to see what it holds, and again for its tensors."""
+    _logger.warning("%s", message)
+
+
 def _fastreid(tensors: Tensors, path: Path) -> Finetuned:
     """fast-reid's Baseline (bag of tricks): the embedding is the one after the neck."""
-    extra = sorted(key for key in tensors if key.startswith(("heads_extra_bn.", "backbone.NL_", "heads.bottleneck.1.")))
-    if extra:
+    if attention := min((key for key in tensors if key.startswith("backbone.NL_")), default=""):
         raise CheckpointError(
-            f"{path} was written by fast-reid, with {extra[0]}: an extra norm, non-local blocks or a reduced feature, "
-            "which reidzoo does not have. Expected ResNet, pooling and a batch norm."
+            f"{path} was written by fast-reid, with {attention}: non-local blocks, which reidzoo does not read. "
+            "Expected ResNet, pooling and a batch norm."
         )
     classes = "heads.classifier.weight" if "heads.classifier.weight" in tensors else "heads.weight"
     rules = [
         (r"^pixel_(mean|std)$", ""),
+        (r"^heads_extra_bn\.", "head.map_norm."),
         (r"^heads\.pool_layer\.", "head.pool."),
-        (r"^heads\.bottleneck\.0\.", "head.bottleneck."),
+        (rf"^{re.escape(classes)}$", "head.classifier.weight"),
     ]
-    rules += [(rf"^{re.escape(classes)}$", "head.classifier.weight")]
+    first = tensors["heads.bottleneck.0.weight"]
+    width = len(first) if first.ndim == 4 else 0
+    names = ("reduce", "bottleneck") if width else ("bottleneck",)
+    rules += [(rf"^heads\.bottleneck\.{i}\.", f"head.{name}.") for i, name in enumerate(names)]
     statistics = _IMAGENET
     if "pixel_mean" in tensors:  # of images in 0..255
         mean, std = (tuple((tensors[f"pixel_{name}"].flatten() / 255).tolist()) for name in ("mean", "std"))
         statistics = (mean, std)
-    options = {"neck_feature": "after", "pool": "gem" if "heads.pool_layer.p" in tensors else "backbone"}
+    options = {"neck_feature": "after", "map_norm": "heads_extra_bn.weight" in tensors, "width": width}
+    options["pool"] = "gem" if "heads.pool_layer.p" in tensors else "backbone"
     return Finetuned("fast-reid", rules, "bnneck", options, classes, statistics=statistics)
 
 
 def _mgn(tensors: Tensors, path: Path) -> Finetuned:
     """fast-reid's MGN, as CION has it: a trunk in one list, three branches, eight heads."""
-    first = 1 + max(
-        int(key.split(".")[2]) for key in tensors if key.startswith("b1.0.")
-    )  # blocks of layer3 in a branch
+    first = len({key.split(".")[2] for key in tensors if key.startswith("b1.0.")})  # blocks of layer3 in a branch
     names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3.0"}
 
     def branch(start: str, layer3: tuple[str, int], layer4: tuple[str, int]) -> list[tuple[str, str]]:

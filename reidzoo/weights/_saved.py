@@ -71,7 +71,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     if not metadata.keys() >= {"model", "img_size"}:
         raise CheckpointError(
             f"{path} has no reidzoo header, so it does not say which model it holds. Name the model: "
-            f"reidzoo.create_model('resnet50', weights={str(path)!r})"
+            f"reidzoo.create_model('resnet50', weights={str(path)!r}) (command line: resnet50 --weights {path})"
         )
     return metadata
 

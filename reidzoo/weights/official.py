@@ -25,7 +25,7 @@ _logger = get_logger(__name__)
 
 # Where training code puts the state dict that counts; a run's checkpoint of ours has all under "method". The teacher
 # wins over the student beside it.
-_CONTAINERS = ("teacher", "model", "state_dict", "model_state_dict", "method")
+_CONTAINERS = ("teacher", "model", "state_dict", "model_state_dict", "method", "supervised", "average", "network")
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+|_orig_mod\.")
 _BACKBONES = ("backbone.", "encoder_q.", "base.")
 # Start-anchored: `blocks.0.mlp.` and GhostNet's `conv_head` are backbone tensors.

@@ -7,7 +7,6 @@ import functools
 import os
 import pickle
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -347,7 +346,7 @@ def test_save_is_atomic(network, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["x.safetensors"]
 
 
-def test_killed_while_saving_leaves_the_old_file(network, tmp_path):
+def test_killed_while_saving_leaves_the_old_file(network, tmp_path, warm_python):
     path = save_model(network, tmp_path / "x.safetensors")
     before = path.read_bytes()
     code = (
@@ -356,5 +355,5 @@ def test_killed_while_saving_leaves_the_old_file(network, tmp_path):
         "os.fsync = lambda fd: os.kill(os.getpid(), 9)\n"
         "reidzoo.weights.save_model(model, sys.argv[1])\n"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=120).returncode == -9
+    assert subprocess.run([warm_python, "-c", code, str(path)], timeout=120).returncode == -9
     assert path.read_bytes() == before
