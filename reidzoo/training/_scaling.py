@@ -22,10 +22,20 @@ from reidzoo.training._distributed import World
 
 def distribute(network: nn.Module, world: World) -> nn.Module:
     """Return `network` as it is on one rank, else wrapped so that its gradients are averaged over the ranks."""
-    network.train()
     if world.size == 1:
         return network
     return DistributedDataParallel(network, device_ids=[world.device] if world.device.type == "cuda" else None)
+
+
+@contextmanager
+def learning_afterwards(network: nn.Module) -> Iterator[None]:
+    """Let what learns now learn afterwards too, though a method may have let it rest when the run ended."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    try:
+        yield
+    finally:
+        for p in learning:
+            p.requires_grad_()
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def warmup_hold_cosine(t: float, *, epochs: float, base: float, final: float, wa
 def warmup_steps(t: float, *, base: float, warmup: float, milestones: Sequence[float], start: float = 0.01) -> float:
     """Linear from ``start * base`` to `base` over `warmup` epochs, then a tenth after each of `milestones`.
 
-    The schedule of Luo et al., "Bag of Tricks", 2019, section 3.1.
+    The schedule of Luo et al., "Bag of Tricks", 2019, section 3.1, with the start that TransReID's code has for it.
 
     Args:
         t: finished epochs, 0 in the first epoch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from torch import nn
 import reidzoo
 from reidzoo import finetune
 from reidzoo.data.transforms import TrainTransform
-from reidzoo.errors import ConfigError
+from reidzoo.errors import ConfigError, CorruptImageError, DataNotFoundError
+from reidzoo.models._surgery import set_last_stride
+from reidzoo.models.attention import USAM
 from reidzoo.models.heads import PCB, BNNeck, Bottleneck, HeadOutput, ReIDModel, create_head
+from reidzoo.training import _checkpoint
 from reidzoo.training._distributed import World
 from reidzoo.training._engine import Progress
 from reidzoo.training._opposite import turn_around
 from reidzoo.training._tracking import read_history
 from reidzoo.training.configs import METRIC_LOSSES, BaselineConfig, BoTConfig, PCBConfig, TransReIDConfig
-from reidzoo.training.losses import MARGIN, PAIRWISE
+from reidzoo.training.losses import MARGIN, PAIRWISE, PROXIES, cross_entropy
 from reidzoo.training.methods import FINETUNE, pcb
-from reidzoo.training.methods._unlabelled import PairSampler, disagreement
+from reidzoo.training.methods._unlabelled import PairSampler, disagreement, opinion
 from reidzoo.training.methods.baseline import Baseline, loss_warmup
 from reidzoo.training.methods.bot import BoT
 from reidzoo.training.methods.transreid import TransReID
@@ -37,9 +41,9 @@ JOB: dict[str, Any] = {"img_size": (32, 16), "batch_size": 12, "padding": 2, "nu
 # What short runs on tiny networks need, by method; MGN has its own tests.
 SHORT: dict[str, dict[str, Any]] = {
     "transreid": {"num_instances": 3, "lr": 0.02, "warmup_epochs": 1},
-    "bot": {"num_instances": 3, "lr": 0.003, "warmup_epochs": 1, "pool": "gem"},
+    "bot": {"num_instances": 3, "lr": 0.003, "warmup_epochs": 1, "pool": "gem", "non_local": True, "feat_dim": 24},
     "baseline": {"lr": 0.005, "trunk_lr_factor": 1.0, "losses": "circle,triplet_mined"},
-    "pcb": {"img_size": (64, 32), "lr": 0.005, "trunk_lr_factor": 1.0, "padding": 0},
+    "pcb": {"img_size": (64, 32), "parts": 4, "lr": 0.005, "trunk_lr_factor": 1.0, "padding": 0},
 }
 
 
@@ -50,8 +54,8 @@ def at(epoch: int, *, iteration: int = 0, iterations: int = 10) -> Progress:
 def make(cls: type, config: type, people: Path, model: str = "timm/test_resnet", **settings: Any) -> Any:
     torch.manual_seed(0)
     c = config(**{**JOB, **settings})
-    backbone = reidzoo.create_model(model, img_size=c.img_size)
-    return cls(backbone, reidzoo.load_dataset(f"folder:{people}"), c, HERE)
+    backbone, data = reidzoo.create_model(model, img_size=c.img_size), reidzoo.load_dataset(f"folder:{people}")
+    return cls(backbone, data, c, HERE, *([data.train] if getattr(c, "unlabelled", "") else []))
 
 
 # Every method
@@ -80,17 +84,17 @@ def test_a_stopped_run_goes_on_with_average_and_centres(people: Path, tmp_path: 
         assert torch.equal(a, b), name
 
 
-def make_stopped(people: Path, folder: Path, job: dict[str, Any]) -> None:
-    """A run that was killed in its second epoch."""
+def make_stopped(people: Path, folder: Path, job: dict[str, Any], steps: int = 9) -> None:
+    """A run that was killed after `steps` steps."""
     from reidzoo.training import _engine
 
-    steps = iter(range(10**6))
+    count = iter(range(10**6))
 
     class KilledError(Exception):
         pass
 
     def stop(self: Any, *args: Any, real: Any = _engine._Loop._train_step) -> Any:
-        if next(steps) == 9:
+        if next(count) == steps:
             raise KilledError
         return real(self, *args)
 
@@ -140,7 +144,7 @@ def test_pcb_by_hand() -> None:
         for part in range(6):
             mean = maps[i, :, 4 * part : 4 * part + 4].double().numpy().mean((1, 2))
             expected[i, :, part] = mean / np.linalg.norm(mean) / np.sqrt(6)
-    out = head(maps)
+    out = head.finish(head(maps))
     assert out.shape == (2, head.embed_dim) == (2, 12288)
     np.testing.assert_allclose(out, expected.reshape(2, -1), atol=1e-6)
     np.testing.assert_allclose(out.norm(dim=1), 1, atol=1e-5)
@@ -157,22 +161,48 @@ def test_gem_and_the_last_stride() -> None:
     backbone = reidzoo.create_model("timm/test_resnet", img_size=(64, 32)).eval()
     x = torch.randn(2, 3, 64, 32)
     small = backbone.forward_features(x).shape
-    model = ReIDModel(backbone, BNNeck(backbone.embed_dim, 5, pool="gem", last_stride_1=True)).eval()
+    model = ReIDModel(backbone, BNNeck(backbone.embed_dim, 5, pool="gem", last_stride=1)).eval()
     maps = backbone.forward_features(x)
     assert maps.shape[2:] == (2 * small[2], 2 * small[3])
     cubes = np.maximum(maps.detach().double().numpy(), 1e-6) ** 3
     np.testing.assert_allclose(model(x).detach(), cubes.mean((2, 3)) ** (1 / 3), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "resnet26d", "res2net50_26w_4s", "resnest26d", "resnetblur50"])
+def test_the_last_stride_there_and_back(name: str) -> None:
+    """Stride 1 doubles the map, stride 2 brings every feature back; the zoo's ResNets, which have 1, can have 2 too."""
+    few = {} if name == "test_resnet" else {"layers": [1, 1, 1, 1]}  # the former's blocks are of two kinds
+    net = reidzoo.create_model(f"timm/{name}", img_size=(64, 32), zero_init_last=False, **few).eval()
+    x = torch.randn(1, 3, 64, 32)
+    before = net.forward_features(x)
+    assert set_last_stride(net, 0) == 2
+    assert set_last_stride(net, 1) == 1
+    assert net.forward_features(x).shape == (*before.shape[:2], 2 * before.shape[2], 2 * before.shape[3])
+    assert set_last_stride(net, 2) == 2
+    assert torch.equal(net.forward_features(x), before)
+
+
+def test_a_file_says_the_last_stride(tmp_path: Path) -> None:
+    """Also where a head was told to leave the network as it is, and another one had changed it before."""
+    x = torch.randn(1, 3, 64, 32)
+    model = ReIDModel(reidzoo.create_model("resnet18_ibn"), Bottleneck(512, 5, last_stride=2)).eval()
+    assert model.backbone.forward_features(x).shape[2:] == (2, 1)
+    for head in (model.head, BNNeck(512, 5), Bottleneck(512, 5)):
+        other = ReIDModel(model.backbone, head).eval()
+        assert other.head.options["last_stride"] == 2
+        reidzoo.weights.save_model(other, tmp_path)
+        assert torch.equal(reidzoo.create_model(f"local-dir:{tmp_path}").eval()(x), other(x))
+
+
 def test_the_last_stride_of_others() -> None:
     dense = reidzoo.create_model("timm/densenet121", img_size=(64, 32), growth_rate=4, block_config=(1, 1, 1, 1))
     x = torch.randn(2, 3, 64, 32)
     before = dense.forward_features(x).shape
-    ReIDModel(dense, Bottleneck(dense.embed_dim, 5, last_stride_1=True))
+    ReIDModel(dense, Bottleneck(dense.embed_dim, 5, last_stride=1))
     assert dense.forward_features(x).shape == (*before[:2], 2 * before[2], 2 * before[3])
     vit = reidzoo.create_model("timm/test_vit", img_size=(32, 16))
-    with pytest.raises(ConfigError, match="last_stride_1 is for ResNets and DenseNets of timm, not timm/test_vit"):
-        ReIDModel(vit, Bottleneck(vit.embed_dim, 5, last_stride_1=True))
+    with pytest.raises(ConfigError, match="last_stride is for ResNets and DenseNets of timm, not timm/test_vit"):
+        ReIDModel(vit, Bottleneck(vit.embed_dim, 5, last_stride=1))
 
 
 @pytest.mark.parametrize("head", ["pcb", "bnneck"])
@@ -272,7 +302,7 @@ def test_jigsaw_lists_weigh_the_first_as_much_as_the_rest(people: Path) -> None:
 
 
 def test_the_settings_know_every_loss() -> None:
-    assert set(METRIC_LOSSES) == set(PAIRWISE)
+    assert set(METRIC_LOSSES) == {*PAIRWISE, *PROXIES}
 
 
 # Rates
@@ -445,18 +475,18 @@ def test_changed_images_are_learned_too(people: Path) -> None:
 
 
 def test_pairs_of_views_come_in_late(people: Path) -> None:
-    """In the last fifth: behind each batch 8 images of the other data, then the same 8 with other draws."""
-    method = make(Baseline, BaselineConfig, people, unlabelled=f"folder:{people}", ema=0.9, epochs=10)
-    assert method.plan(7).shape == (6, 12, 2)
-    plan = method.plan(8)
+    """When the teacher is there: behind each batch 8 images of the other data, then the same 8 with other draws."""
+    method = make(Baseline, BaselineConfig, people, unlabelled=f"folder:{people}", epochs=15)
+    assert method.plan(12).shape == (6, 12, 2)
+    plan = method.plan(13)
     assert plan.shape == (6, 12 + 16, 2)
-    np.testing.assert_array_equal(plan[:, :12], method.sampler.epoch(8))
+    np.testing.assert_array_equal(plan[:, :12], method.sampler.epoch(13))
     first, second = plan[:, 12:20], plan[:, 20:]
     np.testing.assert_array_equal(first[..., 0], second[..., 0])
     assert (first[..., 0] >= 72).all()
     assert len(np.unique(plan[:, 12:].reshape(-1, 2), axis=0)) == 6 * 16  # no view comes twice
     assert len(np.unique(first[..., 0])) == 48  # no image, before all have come
-    assert not np.array_equal(plan, method.plan(9))
+    assert not np.array_equal(plan, method.plan(14))
     assert (method.dataset.records.pid[72:] == -1).all()
     ranks = [PairSampler(72, 72, pairs=8, world_size=2, rank=rank, seed=0) for rank in (0, 1)]
     mine, other = (ranks[rank].beside(plan[:, :12], 8)[:, 12:] for rank in (0, 1))
@@ -474,30 +504,191 @@ def test_disagreement_by_hand() -> None:
     total, (p, q) = 0.0, (mean(ours), mean(theirs))
     for i in range(4):
         total += sum(p[i, c] * np.log(p[i, c] / q[i, c]) + q[i, c] * np.log(q[i, c] / p[i, c]) for c in range(5)) / 2
-    assert float(disagreement(ours, theirs)) == pytest.approx(total / 4, rel=1e-5)
+    assert float(disagreement(opinion(ours), opinion(theirs))) == pytest.approx(total / 4, rel=1e-5)
 
 
-def test_the_average_teaches_on_unlabelled_images(people: Path) -> None:
-    settings = {"unlabelled": f"folder:{people}", "ema": 0.9, "unlabelled_weight": 2.0, "dropout": 0.0}
+def test_the_teacher_teaches_on_unlabelled_images(people: Path) -> None:
+    settings = {"unlabelled": f"folder:{people}", "unlabelled_weight": 2.0, "dropout": 0.0}
     method, x = make(Baseline, BaselineConfig, people, **settings), torch.randn(12 + 16, 3, 32, 16)
     pids = torch.cat([torch.arange(12), torch.full((16,), -1)])
     twin = copy.deepcopy(method.network.train())
-    values = method.loss(method.network, [x], pids, at(9))
+    with torch.no_grad():
+        method.teacher.head.block.classifier.weight.normal_()
+    values = method.loss(method.network, [x], pids, at(59))
     id_loss = nn.functional.cross_entropy(twin(x[:12]).logits[0], pids[:12])
     ours = twin(x[12:20]).logits
-    teacher = copy.deepcopy(method.average).eval()
+    teacher = copy.deepcopy(method.teacher).eval()
     theirs = teacher.head.block.classifier(teacher(x[20:]))
-    expected = disagreement(ours, [theirs])
+    expected = disagreement(opinion(ours), opinion([theirs]))
     assert torch.allclose(values["unlabelled"], expected, atol=1e-6)
     assert torch.allclose(values["loss"], id_loss + 2 * expected, atol=1e-5)
-    assert not any(p.requires_grad for p in method.average.parameters())
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    assert method.trained() is method.network
 
 
-def test_a_run_with_unlabelled_images(people: Path, tmp_path: Path) -> None:
-    job = {**JOB, **SHORT["pcb"], "epochs": 5, "batch_size": 36, "unlabelled": f"folder:{people}", "ema": 0.9}
-    finetune("timm/test_resnet", f"folder:{people}", method="pcb", output_dir=tmp_path / "run", **job)
-    rows = read_history(tmp_path / "run" / "metrics.jsonl", "step")
-    assert ["unlabelled" in row for row in rows] == [False] * 8 + [True] * 2
+def test_the_teacher_by_hand(people: Path) -> None:
+    """Once per epoch, from 0.8 of the run on: first a copy, then 0.996 of itself; statistics are copied."""
+    method = make(Baseline, BaselineConfig, people, unlabelled=f"folder:{people}", epochs=10)
+    weight, norm = method.network.head.block.reduce.weight, method.network.head.block.norm
+    taught = method.teacher.head.block.reduce.weight
+    first = expected = weight.detach().double().numpy().copy()
+    rng = np.random.default_rng(0)
+    for epoch in range(10):
+        for iteration in range(3):
+            value = rng.normal(size=first.shape)
+            with torch.no_grad():
+                weight.copy_(torch.from_numpy(value))
+                norm.running_mean.fill_(10 * epoch + iteration)
+            method.after_step(at(epoch, iteration=iteration, iterations=3))
+        if epoch >= 8:
+            expected = value if epoch == 8 else 0.996 * expected + 0.004 * value
+            assert float(method.teacher.head.block.norm.running_mean[0]) == 10 * epoch + 2
+        np.testing.assert_allclose(taught, expected, atol=1e-6)
+
+
+def test_attention_by_a_setting(people: Path, tmp_path: Path) -> None:
+    """USAM is in the trunk, learns as slowly, and is in what is saved."""
+    method = make(Baseline, BaselineConfig, people, usam=True)
+    plain = make(Baseline, BaselineConfig, people)
+    _, trunk = method.optimizer.param_groups
+    new = [p for m in method.network.modules() if isinstance(m, USAM) for p in m.parameters()]
+    assert len(new) == 4
+    assert {id(p) for p in new} <= {id(p) for p in trunk["params"]}
+    assert len(trunk["params"]) == len(plain.optimizer.param_groups[1]["params"]) + 4
+    reidzoo.weights.save_model(method.network, tmp_path)
+    x = torch.randn(2, 3, 32, 16)
+    found = reidzoo.create_model(f"local-dir:{tmp_path}").eval()(x)
+    assert torch.equal(found, method.network.eval()(x))
+    assert not torch.allclose(found, plain.network.eval()(x))
+
+
+def test_two_softmaxes_of_the_release(people: Path) -> None:
+    logits = [torch.randn(3, 5) for _ in range(6)]
+    mean = sum(x.softmax(1) for x in logits) / 6
+    for compat, expected in (("none", mean), ("layumi", mean.softmax(1))):
+        method = make(pcb.PCB, PCBConfig, people, img_size=(96, 48), compat=compat)
+        torch.testing.assert_close(method.opinion(logits), expected)
+
+
+def test_a_run_with_unlabelled_images_and_proxies_goes_on(people: Path, tmp_path: Path) -> None:
+    """It ends with the same bits, proxies and teacher included; a damaged unlabelled image is found before."""
+    other = shutil.copytree(people, tmp_path / "other")
+    broken = Path(reidzoo.load_dataset(f"folder:{other}").train.path[3])
+    broken.write_bytes(b"no image")
+    job = {**JOB, **SHORT["pcb"], "epochs": 6, "batch_size": 36, "unlabelled": f"folder:{other}", "method": "pcb"}
+    job |= {"losses": "arcface", "dropout": 0.1}
+    with pytest.raises(DataNotFoundError, match=r"unlabelled='folder:none' .*--unlabelled\): The folder"):
+        finetune(
+            "timm/test_resnet", f"folder:{people}", output_dir=tmp_path / "x", **{**job, "unlabelled": "folder:none"}
+        )
+    with pytest.raises(CorruptImageError, match=broken.name):
+        finetune("timm/test_resnet", f"folder:{people}", output_dir=tmp_path / "x", **job)
+    job["skip_corrupt"] = True
+    whole = finetune("timm/test_resnet", f"folder:{people}", output_dir=tmp_path / "a", **job)
+    rows = read_history(tmp_path / "a" / "metrics.jsonl", "step")
+    assert ["unlabelled" in row for row in rows] == [False] * 10 + [True] * 2
+    make_stopped(people, tmp_path / "b", job, steps=11)
+    again = finetune("timm/test_resnet", f"folder:{people}", output_dir=tmp_path / "b", **job)
+    for (name, a), b in zip(whole.model.state_dict().items(), again.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    a, b = (_checkpoint.load(tmp_path / name / "checkpoints" / "last.pt")["method"] for name in "ab")
+    assert len(a["proxies"]) == job["parts"]
+    for part in ("proxies", "unlabelled"):
+        for name, tensor in a[part].items():
+            assert torch.equal(tensor, b[part][name]), name
+    started = a["proxies"]["arcface.0.weight"].std()
+    assert float(started) == pytest.approx(1, abs=0.1)
+    network = reidzoo.create_model(f"local-dir:{tmp_path / 'a' / 'checkpoints' / 'last.pt'}").eval()
+    x = torch.randn(2, 3, 64, 32)
+    assert torch.equal(network(x), whole.model(x))  # the student's, neither the teacher's nor the proxies
+
+
+# Proxies
+
+
+@pytest.mark.parametrize("kind", ["learned", "frozen"])
+def test_proxies_beside_the_classifier(people: Path, kind: str) -> None:
+    """Each loss has its own, drawn from N(0, 1); the release leaves them as they are and divides by the images."""
+    settings = {"losses": "arcface,cosface,sphereface", "proxies": kind}
+    method, (out, pids) = make(Baseline, BaselineConfig, people, bottleneck=96, **settings), output()
+    unit = nn.functional.normalize(out.features[0])
+    values = {"arcface": (64, math.radians(28.6)), "cosface": (64, 0.35), "sphereface": (1, 4)}
+    terms = method.terms(out, pids, at(0))
+    weights = {name: method.proxies[name][0].weight for name in values}
+    for name, (scale, margin) in values.items():
+        cosines = unit @ nn.functional.normalize(weights[name]).T
+        expected = cross_entropy(MARGIN[name](cosines, pids, scale=scale, margin=margin), pids)
+        torch.testing.assert_close(terms[name][1], expected)
+        assert terms[name][0] == pytest.approx(1 / 6)
+        assert float(weights[name].detach().std()) == pytest.approx(1, abs=0.05)
+    assert not torch.equal(weights["arcface"], weights["cosface"])
+    learn = {id(p) for group in method.optimizer.param_groups for p in group["params"]}
+    assert {id(p) in learn for p in weights.values()} == {kind == "learned"}
+    assert not any("prox" in name for name in method.network.state_dict())
+    method.set_rates(at(50))
+    rates = [group["lr"] for group in method.optimizer.param_groups]
+    assert rates == pytest.approx([0.005, 0.0005, 0.005] if kind == "learned" else [0.005, 0.0005])
+
+
+def test_the_scale_of_the_instance_losses(people: Path) -> None:
+    method, (out, pids) = make(Baseline, BaselineConfig, people, losses="instance", instance_scale=64.0), output()
+    unit = nn.functional.normalize(out.features[0]).double().numpy()
+    logits = 64 * unit @ unit.T
+    expected = smoothed(logits, np.arange(6), 0.0)
+    weight, value = method.terms(out, pids, at(0))["instance"]
+    assert (float(value), weight) == (pytest.approx(expected, abs=1e-5), pytest.approx(1 / 6))
+
+
+# The feature
+
+
+MAPS = ("test_convnext", "hrnet_w18_small")  # channels first
+TRUNKS: dict[str, dict[str, Any]] = {
+    "densenet121": {"growth_rate": 4, "block_config": (1, 1, 1, 1)},
+    "test_convnext": {},
+    "vit_base_patch16_dinov3": {"depth": 1, "embed_dim": 48, "num_heads": 2},
+    "test_vit": {},
+    "hrnet_w18_small": {},
+    "swin_tiny_patch4_window7_224": {"depths": (1, 1), "embed_dim": 24, "num_heads": (1, 2), "window_size": 2},
+}
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_the_mean_without_a_last_layer(name: str, tmp_path: Path) -> None:
+    """What the release averages: maps without ConvNeXt's norm and DenseNet's ReLU, all tokens of a transformer."""
+    backbone = reidzoo.create_model(f"timm/{name}", img_size=(64, 32), **TRUNKS[name]).eval()
+    with torch.no_grad():
+        for p in backbone.parameters():
+            p.add_(torch.randn_like(p), alpha=0.02)
+        x = torch.randn(2, 3, 64, 32)
+        head = Bottleneck(backbone.embed_dim, 5, pool="average")
+        found = head.read(backbone, x)
+        if name == "densenet121":
+            last: list[torch.Tensor] = []
+            norm = backbone.features.norm5
+            norm.register_forward_pre_hook(lambda _, args: last.append(args[0].clone()))
+            backbone(x)
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            y = (last[0] - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[:, None, None]
+            expected = y.mean((2, 3))
+            assert float(expected.min()) < 0
+        else:
+            y = backbone.stages(backbone.stem(x)) if name == "test_convnext" else backbone.forward_features(x)
+            places = [image.flatten(1).T if name in MAPS else image.flatten(0, -2) for image in y]
+            expected = torch.stack([place.mean(0) for place in places])
+            if name == "vit_base_patch16_dinov3":
+                assert y.shape[1] == 1 + 4 + 8  # class, registers, patches
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        assert torch.allclose(found, backbone(x), atol=1e-5) == name.startswith(("swin", "hrnet"))
+        model = ReIDModel(backbone, head).eval()
+        reidzoo.weights.save_model(model, tmp_path)
+        assert torch.equal(reidzoo.create_model(f"local-dir:{tmp_path}").eval()(x), model(x))
+
+
+def test_a_mean_that_cannot_be() -> None:
+    ghost = reidzoo.create_model("ghostnet_0_5")
+    with pytest.raises(ConfigError, match="pool='average' needs a last map or tokens of width 1280, and ghostnet_0_5"):
+        Bottleneck(ghost.embed_dim, 5, pool="average").read(ghost, torch.randn(2, 3, 64, 32))
 
 
 # What is refused
@@ -512,9 +703,14 @@ def test_a_run_with_unlabelled_images(people: Path, tmp_path: Path) -> None:
         (BoTConfig, {"milestones": (70.0, 40.0)}, "milestones"),
         (BoTConfig, {"layer_decay": 0.0}, "layer_decay is 0.0"),
         (BoTConfig, {"ema": 1.0}, "ema is 1.0, expected 0 to below 1"),
-        (BaselineConfig, {"unlabelled": "folder:x"}, "set ema, such as 0.996"),
+        (BaselineConfig, {"unlabelled": "folder:x", "epochs": 5}, "epochs is 5, but unlabelled images .* at least 6"),
+        (BaselineConfig, {"unlabelled": "folder:x", "micro_batch": 8}, "leave one of them out"),
+        (BaselineConfig, {"losses": "instance", "instance_scale": 0.0}, "instance_scale is 0.0"),
+        (PCBConfig, {"pool": "average"}, "PCB pools its parts"),
         (BaselineConfig, {"adversarial_every": 0}, "adversarial_every is 0"),
         (PCBConfig, {"parts": 0}, "parts is 0"),
+        (PCBConfig, {"last_stride": 2}, "last_stride is 2, but the parts of PCB"),
+        (BoTConfig, {"last_stride": 3}, "last_stride is 3, expected 1, 2, or 0"),
         (TransReIDConfig, {"id_loss": "archface"}, "id_loss is 'archface', expected one of softmax"),
         (TransReIDConfig, {"freeze_epochs": -1}, "freeze_epochs is -1"),
     ],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from timm.layers import DropPath
 from torch import nn
@@ -63,7 +65,7 @@ def test_every_recipe_is_valid(recipe: Recipe) -> None:
     assert data == recipe.data
     if not recipe.model.startswith("timm/"):
         assert reidzoo.model_info(recipe.model).name == recipe.model
-        assert recipe.model in (model, f"{system}_{model}") or system == "layumi"
+        assert recipe.model in (model, f"{system}_{model.removesuffix('_384')}") or system == "layumi"
     assert recipe.provenance in PROVENANCE
     assert recipe.source
     assert recipe.published is not None
@@ -107,27 +109,44 @@ def test_the_published_results() -> None:
     assert of("transreid/dukemtmc/vit_base_jpm_sie") == (0.822, 0.907)
     assert len(reidzoo.recipes.list("mgn/*")) == 12
     assert len(reidzoo.recipes.list("transreid_ssl/*")) == 6
+    assert of("pass/market1501/vit_small") == (0.922, 0.963)
+    assert of("pass/market1501/vit_small_384") == (0.926, 0.968)
+    assert of("pass/msmt17/vit_base") == (0.718, 0.882)
+    assert of("pass/msmt17/vit_base_384") == (0.743, 0.897)
+    assert len(reidzoo.recipes.list("pass/*")) == 8
 
 
 def test_the_rows_of_layumi() -> None:
-    """A row is a recipe where every flag of its command is understood; the others are left out, not half read."""
+    """Each row is a recipe; what its command sets, the recipe does."""
     names = reidzoo.recipes.list("layumi/market1501/*")
-    assert len(names) == 17
-    assert not [
-        n for n in names if any(word in n for word in ("dg", "usam", "adv", "sphere", "ibn", "dino", "instance"))
-    ]
+    assert len(names) == 35
+    timms = {*timm.list_models(), *timm.list_pretrained()}
 
     def settings(name: str) -> dict[str, Any]:
         return dict(reidzoo.recipes.get(f"layumi/market1501/{name}").settings)
 
-    tricks = {"warmup_epochs": 5, "last_stride_1": True, "erasing": 0.5, "batch_size": 8, "lr": 0.02}
+    for name in names:
+        recipe = reidzoo.recipes.get(name)
+        command = recipe.source.partition("README: ")[2]
+        assert recipe.model == "resnet50_ibn" or recipe.model.removeprefix("timm/") in timms
+        assert (recipe.settings.get("unlabelled") == "dgmarket") == ("--DG" in command)
+        assert (recipe.method == "pcb") == ("--PCB" in command)
+        assert ("each identity is left out" in command) == ("--train_all" not in command.partition(" (")[0])
+    tricks = {"warmup_epochs": 5, "last_stride": 1, "erasing": 0.5, "batch_size": 8, "lr": 0.02}
     assert settings("resnet50") == {}
+    assert settings("resnet50_ibn_usam") == {"last_stride": 2, "usam": True}
+    assert settings("resnet50_adv_defense") == {"adversarial": 0.1, "adversarial_every": 40, "warmup_epochs": 10}
+    assert settings("convnext") == {"pool": "average", "drop_path": 0.2}
+    assert settings("pcb_dg") == {"lr": 0.02, "unlabelled": "dgmarket", "compat": "layumi"}
+    table = {**tricks, "batch_size": 32, "lr": 0.08, "epochs": 100}
+    assert settings("ce_instance") == {**table, "losses": "instance", "instance_scale": 64}
+    assert settings("ce_contrast_sphere") == {**table, "losses": "contrastive,sphereface", "proxies": "frozen"}
     assert settings("resnet50_all_tricks_circle") == {**tricks, "losses": "circle"}
     long = {**tricks, "batch_size": 24, "lr": 0.062, "epochs": 133, "losses": "contrastive,triplet_mined"}
     assert settings("ce_contrast_triplet_long") == long
     assert settings("swin_224x224") == {"img_size": (224, 224), "drop_path": 0.2}
     pcb = reidzoo.recipes.get("layumi/market1501/pcb")
-    assert (pcb.method, pcb.model, dict(pcb.settings)) == ("pcb", "timm/resnet50", {"lr": 0.02})
+    assert (pcb.method, pcb.model, dict(pcb.settings)) == ("pcb", "timm/resnet50.tv_in1k", {"lr": 0.02})
     assert pcb.published is not None
     assert (pcb.published.mAP, pcb.published.rank1) == (0.7747, 0.9264)
     assert "trapezoid" in pcb.published.how
@@ -182,6 +201,25 @@ def test_rates_of_all_cion_recipes(name: str, people: Path) -> None:
             assert plain / lr == pytest.approx(multiple, abs=6e-5)
 
 
+def test_rates_of_transreid_are_an_epoch_ahead(people: Path) -> None:
+    """Its release trains epoch e, counted from 1, with lr(e), and so the last one at the floor."""
+    recipes = [recipe for recipe in ALL if recipe.name.startswith("transreid/")]
+    assert len(recipes) == 6
+    assert all(r.settings["lr_ahead"] == 1 for r in recipes)
+    settings = dict(recipes[0].settings)
+    for warmup, worked in (
+        (20, {1: 0.0595, 10: 0.5050, 19: 0.9505, 20: 0.9331, 60: 0.5010, 119: 0.00217, 120: 0.0020}),
+        (5, {1: 0.01 + 0.99 / 5, 4: 0.01 + 0.99 * 4 / 5, 5: 0.002 + 0.499 * (1 + math.cos(math.pi / 24)), 120: 0.002}),
+    ):
+        tiny = {"batch_size": 12, "num_instances": 3, "device": "cpu", "drop_path": -1.0, "warmup_epochs": warmup}
+        config = TransReIDConfig(**{**settings, **tiny})
+        method = TransReID(_Two(), load_dataset(f"folder:{people}"), config, World(0, 1, torch.device("cpu")))
+        for e, multiple in worked.items():
+            method.set_rates(Progress(e - 1, 0, 10, 0))
+            (plain,) = (g["lr"] for g in method.optimizer.param_groups if g["base_lr"] == 8e-3)
+            assert plain / 8e-3 == pytest.approx(multiple, abs=6e-5), e
+
+
 def test_a_run_takes_a_recipe_and_evaluation_the_result_it_aims_at(
     people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,11 +247,12 @@ def test_a_run_takes_a_recipe_and_evaluation_the_result_it_aims_at(
         assert (known.mAP, known.rank1) == (0.81, 0.92)
         assert known.how == f"fine-tuned on it (recipe {recipe})"
         assert published_result(model, other) is None
-    # Trained without a recipe, or on other data, it aims at nothing any more.
-    for name, settings in (("c", {}), ("d", {"recipe": recipe})):
-        again = reidzoo.finetune(
-            result.model, market if name == "c" else other, output_dir=tmp_path / name, **settings, **TINY
-        )
+    # Trained without a recipe, on other data, or on drawn people, it aims at nothing any more.
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "synthetic.json").touch()
+    drawn = replace(market, root=tmp_path / "drawn")
+    for name, on, settings in (("c", market, {}), ("d", other, {"recipe": recipe}), ("e", drawn, {"recipe": recipe})):
+        again = reidzoo.finetune(result.model, on, output_dir=tmp_path / name, **settings, **TINY)
         assert published_result(again.model, market) is None
 
 

@@ -106,6 +106,22 @@ def test_without_options_nothing_changes(people: Path) -> None:
     assert method(people).network.backbone.pos_embed.shape == (1, 1 + 4 * 2, 32)
 
 
+def test_positions_of_a_plain_vit_move_once(people: Path, tmp_path: Path) -> None:
+    """A ViT of timm, built for its weights' size, is trained at the grid of the run: bilinearly, as in TransReID."""
+    torch.manual_seed(0)
+    model: Any = reidzoo.create_model("timm/test_vit", img_size=(64, 64))
+    job = {**JOB, "epochs": 1, "lr": 0.0, "optimizer": "sgd"}
+    trained: Any = finetune(model, f"folder:{people}", output_dir=tmp_path, **job).model
+    table = model.pos_embed.detach()
+    grid = F.interpolate(table[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2), (4, 2), mode="bilinear")
+    expected = torch.cat([table[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
+    assert torch.equal(trained.backbone.pos_embed, expected)
+    again = reidzoo.create_model(f"local-dir:{tmp_path}").eval()
+    for size in ((64, 32), (96, 48)):
+        x = torch.randn(2, 3, *size)
+        assert torch.equal(again(x), trained(x))
+
+
 def test_the_copied_block_rests_with_the_backbone(people: Path) -> None:
     run = method(people, jpm=True, freeze_epochs=1)
     labels = torch.arange(4).repeat_interleave(3)

@@ -9,7 +9,8 @@ from reidzoo.errors import did_you_mean
 from reidzoo.training.configs._base import TrainConfig, option
 
 METRIC_LOSSES = (
-    "triplet", "triplet_all", "triplet_mined", "contrastive", "circle", "lifted", "instance", "instance_id",
+    "triplet", "triplet_all", "triplet_mined", "contrastive", "circle", "lifted", "instance", "instance_id", "arcface",
+    "cosface", "sphereface",
 )  # fmt: skip
 
 
@@ -37,7 +38,12 @@ class FinetuneConfig(TrainConfig):
         yield k < 1, f"num_instances is {k}, expected at least 1"
         for name in ("batch_size", "micro_batch"):
             size = getattr(self, name)
-            yield k > 0 and size % k > 0, f"{name} {size} is not a multiple of num_instances {k}"
+            yield (
+                k > 0 and size % k > 0,
+                f"{name} {size} is not a multiple of num_instances {k}: choose a multiple of {k}, such as "
+                f"{max(1, round(size / max(k, 1))) * k}",
+            )
+            yield size == 1, f"{name} is 1, expected at least 2: the batch norm of the head compares images"
         for name in ("freeze_epochs", "padding"):
             yield getattr(self, name) < 0, f"{name} is {getattr(self, name)}, expected at least 0"
         for name in ("momentum", "label_smoothing", "ema"):
@@ -58,6 +64,7 @@ class TransReIDConfig(FinetuneConfig):
     weight_decay: float = option(1e-4, "weight decay of all parameters")
     bias_lr_factor: float = option(2.0, "learning rate of parameters whose name contains 'bias', relative to lr")
     warmup_epochs: int = option(20, "epochs of linear warm-up")
+    lr_ahead: int = option(0, "epochs that the learning rate is ahead of the run (TransReID: 1)")
     id_weight: float = option(1.0, "weight of the cross-entropy")
     id_loss: str = option(
         "softmax",
@@ -71,22 +78,32 @@ class TransReIDConfig(FinetuneConfig):
     pool: str = option(
         "backbone", "the feature: the backbone's own, or GeM of its last map", choices=("backbone", "gem")
     )
-    last_stride_1: bool = option(False, "the last stage of a ResNet or DenseNet keeps its resolution (the zoo's do)")
+    feat_dim: int = option(0, "width of the embedding, a linear layer behind the feature (0: that of the backbone)")
+    last_stride: int = option(0, "stride of the last stage of a ResNet or DenseNet (0: as it is; the zoo's: 1)")
     mean: tuple[float, float, float] = option((0.5, 0.5, 0.5), "mean of the normalisation, RGB in [0, 1]")
     std: tuple[float, float, float] = option((0.5, 0.5, 0.5), "standard deviation of the normalisation")
     neck_feature: str = option("before", "retrieval feature: before or after the BNNeck", choices=("before", "after"))
     jpm: bool = option(False, "jigsaw patches of a ViT: four local features beside the global one")
+    multi_neck: bool = option(False, "a BNNeck for each of the class and part tokens of a PASS ViT, not one for all")
     sie: float = option(0.0, "weight of the vectors that a ViT learns for the cameras (TransReID: 3; 0: none)")
     stride: int = option(0, "pixels from one patch of a ViT to the next (TransReID: 12; 0: as the network has it)")
 
     def _checks(self) -> Iterable[tuple[bool, str]]:
         yield from super()._checks()
         yield _needs_positives(self.num_instances, self.triplet_weight)
-        for name in ("sie", "stride"):
+        for name in ("sie", "stride", "feat_dim"):
             yield getattr(self, name) < 0, f"{name} is {getattr(self, name)}, expected at least 0"
-        yield self.jpm and self.pool != "backbone", "jpm has features of its own: leave pool out"
-        for name in ("bias_lr_factor", "warmup_epochs", "id_weight", "triplet_weight", "triplet_margin", "id_margin"):
+        for name in ("jpm", "multi_neck"):
+            for other in ("pool", "feat_dim"):
+                own = getattr(self, name) and getattr(self, other) not in ("backbone", 0)
+                yield own, f"{name} has features of its own: leave {other} out"
+        yield self.jpm and self.multi_neck, "jpm and multi_neck are of different ViTs: leave one of them out"
+        for name in (
+            *("bias_lr_factor", "warmup_epochs", "lr_ahead"),
+            *("id_weight", "id_margin", "triplet_weight", "triplet_margin"),
+        ):
             yield getattr(self, name) < 0, f"{name} is {getattr(self, name)}, expected at least 0"
+        yield _no_stride(self.last_stride)
         yield self.id_scale <= 0, f"id_scale is {self.id_scale}, expected more than 0"
 
 
@@ -102,8 +119,10 @@ class BoTConfig(TransReIDConfig):
     milestones: tuple[float, float] = option((40.0, 70.0), "epochs after which the learning rate is a tenth")
     label_smoothing: float = option(0.1, "label smoothing of the cross-entropy")
     triplet_margin: float = option(0.3, "margin of the triplet loss (0: the soft margin)")
+    erasing_fill: str = option("mean", "what random erasing leaves behind", choices=("noise", "black", "mean"))
     center_weight: float = option(5e-4, "weight of the centre loss")
-    last_stride_1: bool = option(True, "the last stage of a ResNet or DenseNet keeps its resolution (the zoo's do)")
+    non_local: bool = option(False, "non-local blocks behind the last blocks of a ResNet's layer2 and layer3 (AGW)")
+    last_stride: int = option(1, "stride of the last stage of a ResNet or DenseNet (0: as it is; the zoo's: 1)")
     mean: tuple[float, float, float] = option((0.485, 0.456, 0.406), "mean of the normalisation, RGB in [0, 1]")
     std: tuple[float, float, float] = option((0.229, 0.224, 0.225), "standard deviation of the normalisation")
     neck_feature: str = option("after", "retrieval feature: before or after the BNNeck", choices=("before", "after"))
@@ -133,10 +152,22 @@ class BaselineConfig(FinetuneConfig):
     bottleneck: int = option(512, "width of the embedding (0: that of the backbone)")
     dropout: float = option(0.5, "share of the embedding that is dropped")
     losses: str = option("", "metric losses beside the cross-entropy, with commas: circle,triplet_mined")
-    last_stride_1: bool = option(False, "the last stage of a ResNet or DenseNet keeps its resolution (the zoo's do)")
+    instance_scale: float = option(32.0, "scale of the cosines in the losses instance and instance_id")
+    proxies: str = option(
+        "learned",
+        "directions of the identities in the losses arcface, cosface and sphereface (frozen: as they were drawn)",
+        choices=("learned", "frozen"),
+    )
+    pool: str = option(
+        "backbone",
+        "the feature: the backbone's own, or the mean of its last map or of all its tokens, without a last layer",
+        choices=("backbone", "average"),
+    )
+    usam: bool = option(False, "two modules of spatial attention (USAM) in a ResNet")
+    last_stride: int = option(0, "stride of the last stage of a ResNet or DenseNet (0: as it is; the zoo's: 1)")
     adversarial: float = option(0.0, "weight of images that were changed until their features turned around")
     adversarial_every: int = option(1, "steps between batches of such images")
-    unlabelled: str = option("", "data set of which two views are to be classified alike in the last fifth of the run")
+    unlabelled: str = option("", "data set of which two views are to be classified alike at the end of the run")
     unlabelled_weight: float = option(0.1, "weight of the difference between the views of unlabelled images")
     color_jitter: bool = option(False, "vary brightness, contrast and saturation by a tenth")
     erasing: float = option(0.0, "probability of random erasing")
@@ -147,10 +178,12 @@ class BaselineConfig(FinetuneConfig):
         for name in ("trunk_lr_factor", "warmup_epochs", "bottleneck", "adversarial", "unlabelled_weight"):
             yield getattr(self, name) < 0, f"{name} is {getattr(self, name)}, expected at least 0"
         yield (
-            bool(self.unlabelled) and not self.ema,
-            "unlabelled images are compared with what the moving average says of them: set ema, such as 0.996",
+            bool(self.unlabelled) and self.epochs < 6,
+            f"epochs is {self.epochs}, but unlabelled images come in when the last fifth has begun: at least 6",
         )
+        yield self.instance_scale <= 0, f"instance_scale is {self.instance_scale}, expected more than 0"
         yield bool(self.unlabelled) and self.micro_batch > 0, "unlabelled and micro_batch: leave one of them out"
+        yield _no_stride(self.last_stride)
         yield self.adversarial_every < 1, f"adversarial_every is {self.adversarial_every}, expected at least 1"
         yield not 0 <= self.dropout < 1, f"dropout is {self.dropout}, expected 0 to below 1"
         for name in self.metric_losses():
@@ -170,12 +203,17 @@ class PCBConfig(BaselineConfig):
     parts: int = option(6, "horizontal parts")
     bottleneck: int = option(256, "width of each part's bottleneck, which the embedding is not made of")
     dropout: float = option(0.5, "share of the pooled parts, and of their bottlenecks, that is dropped")
-    last_stride_1: bool = option(True, "of a ResNet; there is no PCB without it")
+    last_stride: int = option(1, "of a ResNet or DenseNet; there is no PCB without it")
     padding: int = option(0, "black border in pixels before the random crop")
+    compat: str = option(
+        "none", "layumi: probabilities of unlabelled images go through a second softmax", choices=("none", "layumi")
+    )
 
     def _checks(self) -> Iterable[tuple[bool, str]]:
         yield from super()._checks()
         yield self.parts < 1, f"parts is {self.parts}, expected at least 1"
+        yield self.last_stride != 1, f"last_stride is {self.last_stride}, but the parts of PCB need the rows of 1"
+        yield self.pool != "backbone", f"pool is {self.pool!r}, but PCB pools its parts: leave it out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,3 +258,7 @@ class MGNConfig(FinetuneConfig):
 
 def _needs_positives(k: int, weight: float) -> tuple[bool, str]:
     return k < 2 and weight > 0, f"num_instances is {k}, expected at least 2 (the triplet loss needs positives)"
+
+
+def _no_stride(stride: int) -> tuple[bool, str]:
+    return stride not in (0, 1, 2), f"last_stride is {stride}, expected 1, 2, or 0 to leave it as it is"

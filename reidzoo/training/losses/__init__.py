@@ -14,6 +14,7 @@ from reidzoo.training.losses.identity_distillation import IdentityDistillationLo
 from reidzoo.training.losses.instance import instance, instance_id
 from reidzoo.training.losses.lifted import lifted
 from reidzoo.training.losses.margin import amsoftmax, arcface, circle_softmax, cosface, sphereface
+from reidzoo.training.losses.proxies import PROXIES, ProxyLoss
 from reidzoo.training.losses.triplet import batch_all_triplet, batch_hard_triplet, mined_triplet
 
 # (features (B, D), pids (B,), **settings) -> scalar: compare the images of a batch, of all ranks.
@@ -39,8 +40,10 @@ MARGIN: dict[str, Callable[..., Tensor]] = {
 __all__ = [
     "MARGIN",
     "PAIRWISE",
+    "PROXIES",
     "CenterLoss",
     "IdentityDistillationLoss",
+    "ProxyLoss",
     "amsoftmax",
     "arcface",
     "batch_all_triplet",

@@ -1,6 +1,7 @@
-"""Images without identities in fine-tuning: what the network says of one view, its moving average says of another.
+"""Images without identities in fine-tuning: what the network says of one view, its teacher says of another.
 
-Source: Zheng et al., Person_reID_baseline_pytorch, which does this with DG-Market in the last fifth of a run.
+The teacher is an average of the network over the ends of the last epochs. Source: Zheng et al.,
+Person_reID_baseline_pytorch, which does this with DG-Market in the last fifth of a run.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from torch import Tensor
 
 from reidzoo.data.samplers import STREAM, EpochSampler
 
-FIRST = 0.8
-"""Share of the run after which the images come in."""
+MOMENTUM = 0.996
+"""What the teacher keeps of itself at the end of an epoch."""
+
+
+def first_epoch(epochs: int) -> int:
+    """Return the epoch, from 0, at whose end the teacher begins as a copy; from the next one on it teaches."""
+    return epochs * 4 // 5
 
 
 class PairSampler(EpochSampler):
@@ -47,17 +53,21 @@ class PairSampler(EpochSampler):
         return self._first + np.tile(chosen, (1, 1, 2, 1)).reshape(self._steps, -1)
 
 
-def disagreement(ours: list[Tensor], theirs: list[Tensor]) -> Tensor:
+def opinion(logits: list[Tensor]) -> Tensor:
+    """Return the mean (U, C), float32, of the softmaxes of the classifiers' logits (U, C)."""
+    return torch.stack([x.float() for x in logits]).softmax(-1).mean(0)
+
+
+def disagreement(p: Tensor, q: Tensor) -> Tensor:
     """Half of KL(p || q) + KL(q || p), a mean over the images.
 
     Args:
-        ours: logits (U, C) of each classifier; p is the mean of their softmaxes.
-        theirs: the same for q.
+        p: (U, C) probabilities.
+        q: the same.
 
     Returns:
         Scalar.
     """
-    p, q = (torch.stack([x.float() for x in logits]).softmax(-1).mean(0) for logits in (ours, theirs))
     tiny = torch.finfo(p.dtype).tiny
     return ((p - q) * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())).sum(1).mean() / 2
 

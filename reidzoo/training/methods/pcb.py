@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from reidzoo.data import Records
 from reidzoo.models import heads
 from reidzoo.training.configs import PCBConfig
@@ -18,3 +20,8 @@ class PCB(Baseline):
         """Return a head of parts."""
         c = self.config
         return heads.PCB(width, train.num_pids, parts=c.parts, width=c.bottleneck, dropout=c.dropout)
+
+    def opinion(self, logits: list[Tensor]) -> Tensor:
+        """Return the mean of the parts' probabilities; the release takes it for logits."""
+        together = super().opinion(logits)
+        return together.softmax(-1) if self.config.compat == "layumi" else together

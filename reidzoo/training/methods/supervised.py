@@ -19,6 +19,7 @@ from reidzoo.data import Records, ReIDDataset
 from reidzoo.data.loaders import ImageDataset
 from reidzoo.data.samplers import EpochSampler, PKSampler, ShuffleSampler
 from reidzoo.data.transforms import TrainTransform
+from reidzoo.models._chain import evaluation_mode
 from reidzoo.models._surgery import set_drop_path
 from reidzoo.models.heads import Head, HeadOutput, ReIDModel
 from reidzoo.training._distributed import World
@@ -34,6 +35,7 @@ class Supervised(Method):
     Attributes:
         interpolation: how test images are resized; training images always bicubic.
         average: the moving average of `network`, which is then what the run is for; None without `ema`.
+        resting: what of `frozen` learns after `freeze_epochs`.
     """
 
     interpolation: ClassVar[str] = "bilinear"
@@ -56,6 +58,10 @@ class Supervised(Method):
         self.network = self.make_network(backbone, train).to(world.device)
         self.average = copy.deepcopy(self.network).requires_grad_(False) if config.ema else None
         self.optimizer = self.make_optimizer(self.network)
+        if world.size > 1:
+            for p in unread(self.network, config.img_size):
+                p.requires_grad_(False)  # DDP waits for all gradients that it is told of
+        self.resting = [p for part in self.frozen() for p in part.parameters() if p.requires_grad]
         self.sampler = self.make_sampler(train)
         cameras = bool(getattr(self.network, "takes_cameras", False))
         self.dataset = ImageDataset(train, self.make_transform(), seed=config.seed, cameras=cameras)
@@ -103,13 +109,15 @@ class Supervised(Method):
         """Return the learning rate, now, of what learns with `peak` at its fastest."""
 
     def set_rates(self, progress: Progress) -> None:
-        """Set the learning rates, and whether the frozen parts collect BatchNorm statistics."""
+        """Set the learning rates, and whether the frozen parts learn and collect BatchNorm statistics."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(progress, group["base_lr"])
         learns = progress.epoch >= self.config.freeze_epochs
         for part in self.frozen():
             if part.training != learns:
                 part.train(learns)
+        for p in self.resting:  # without a gradient there is no step, no weight decay and no momentum
+            p.requires_grad_(learns)
 
     def frozen(self) -> list[nn.Module]:
         """Return the parts that rest for the first `freeze_epochs`."""
@@ -128,21 +136,10 @@ class Supervised(Method):
         values = {name: value for name, (_, value) in terms.items()}
         return {"loss": sum(weight * value for weight, value in terms.values()), **values, "accuracy": accuracy}
 
-    def before_step(self, progress: Progress) -> None:
-        """Let the frozen parts rest: without a gradient there is no step, no weight decay and no momentum."""
-        # Not by requires_grad: DDP wants to know from the start which gradients will come.
-        if progress.epoch < self.config.freeze_epochs:
-            for part in self.frozen():
-                for p in part.parameters():
-                    p.grad = None
-
     def after_step(self, progress: Progress) -> None:
         """Let the average follow; statistics of BatchNorm, which are averages already, are copied."""
         if self.average is not None:
-            follow = get_ema_multi_avg_fn(self.config.ema)  # type: ignore[no-untyped-call]
-            follow(list(self.average.parameters()), list(self.network.parameters()), None)
-            for ours, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
-                ours.copy_(theirs)
+            follow(self.average, self.network, self.config.ema)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the network's tensors, and those of its average."""
@@ -167,3 +164,29 @@ class Supervised(Method):
         return retrieval(
             self.trained(), self.held_out, img_size=c.img_size, device=self.world.device, num_workers=c.num_workers
         )
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, momentum: float) -> None:
+    """Let the weights of `average` keep `momentum` of themselves, and copy the buffers of `network` (statistics)."""
+    update = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
+    update(list(average.parameters()), list(network.parameters()), None)
+    for ours, theirs in zip(average.buffers(), network.buffers(), strict=True):
+        ours.copy_(theirs)
+
+
+def unread(network: Any, size: tuple[int, int]) -> list[nn.Parameter]:
+    """Return the backbone's parameters that what the head reads does not depend on, as a norm behind the last map.
+
+    Args:
+        network: A `ReIDModel`.
+        size: (height, width) of its images.
+    """
+    parameters = [p for p in network.backbone.parameters() if p.requires_grad]
+    if not parameters:
+        return []
+    with evaluation_mode(network):
+        read = network.head.read(network.backbone, parameters[0].new_zeros(1, 3, *size))
+    outputs = [x.sum() for x in (read if isinstance(read, list | tuple) else [read])]
+    grads = torch.autograd.grad(outputs, parameters, allow_unused=True)
+    return [p for p, grad in zip(parameters, grads, strict=True) if grad is None]

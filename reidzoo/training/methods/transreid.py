@@ -6,14 +6,16 @@ after it. PK batches, SGD, a cosine over epochs.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor, nn
 
 from reidzoo.data import Records
 from reidzoo.data.records import NO_CAMERA
 from reidzoo.errors import ConfigError
-from reidzoo.models.heads import JPM, BNNeck, Head, HeadOutput
-from reidzoo.models.vit import ReIDVisionTransformer, set_options
+from reidzoo.models.heads import JPM, BNNeck, Head, HeadOutput, MultiNeck
+from reidzoo.models.vit import ReIDVisionTransformer, set_options, takes_options
 from reidzoo.training._engine import Progress
 from reidzoo.training.configs import TransReIDConfig
 from reidzoo.training.losses import MARGIN, batch_hard_triplet, cross_entropy
@@ -37,23 +39,26 @@ class TransReID(Supervised):
                 "vector would be learned. Leave sie out, or say the cameras (in a folder's file names: _c1; in a csv: "
                 "camid)."
             )
-        if c.jpm or c.stride or c.sie or isinstance(backbone, ReIDVisionTransformer):
+        vit: Any = backbone
+        moves = takes_options(vit) and tuple(vit.patch_embed.img_size) != tuple(c.img_size)
+        if c.jpm or c.stride or c.sie or moves or isinstance(vit, ReIDVisionTransformer):
             options = {"cameras": cameras, "sie_weight": c.sie} if c.sie else {}
             set_options(backbone, stride=c.stride or None, pos_size=c.img_size, **options)
         return super().make_network(backbone, train)
 
     def make_head(self, width: int, train: Records) -> Head:
-        """Return a BNNeck, or TransReID's five of them."""
+        """Return a BNNeck, TransReID's five of them, or PASS' four."""
         c = self.config
-        if c.jpm:
-            return JPM(width, train.num_pids, neck_feature=c.neck_feature, cosine=c.id_loss != "softmax")
+        neck: dict[str, Any] = {"neck_feature": c.neck_feature, "cosine": c.id_loss != "softmax"}
+        if c.jpm or c.multi_neck:
+            return (JPM if c.jpm else MultiNeck)(width, train.num_pids, **neck)
         return BNNeck(
             width,
             train.num_pids,
-            neck_feature=c.neck_feature,
+            **neck,
             pool=c.pool,
-            cosine=c.id_loss != "softmax",
-            last_stride_1=c.last_stride_1,
+            width=c.feat_dim,
+            last_stride=c.last_stride,
         )
 
     def frozen(self) -> list[nn.Module]:
@@ -71,7 +76,8 @@ class TransReID(Supervised):
     def rate(self, progress: Progress, peak: float) -> float:
         """Return the rate of this epoch; biases learn faster."""
         c = self.config
-        return transreid_lr(progress.epoch, epochs=c.epochs, warmup=c.warmup_epochs, base=c.lr, group=peak)
+        t = progress.epoch + c.lr_ahead
+        return transreid_lr(t, epochs=c.epochs, warmup=c.warmup_epochs, base=c.lr, group=peak)
 
     def terms(self, output: HeadOutput, pids: Tensor, progress: Progress) -> dict[str, tuple[float, Tensor]]:
         """Add cross-entropy on the logits and batch-hard triplet on the feature before the neck."""

@@ -33,6 +33,9 @@ _MGN_MODELS = ("resnet50", "resnet101", "resnet152", "resnet50_ibn", "resnet101_
 # (height, width) of TransReID-SSL's files; all else is TransReID's default setting.
 _SSL_SIZES = {"vit_small": (256, 128), "vit_small_ics": (256, 128), "vit_base_ics": (384, 128)}
 
+# (height, width) of PASS' rows, by what their names end in.
+_PASS_SIZES = {"": (256, 128), "_384": (384, 128)}
+
 # TransReID's README: data set, (mAP, Rank-1) of the plain ViT-B and of the whole method with overlapping patches.
 _TRANSREID = {
     "market1501": ((0.871, 0.946), (0.890, 0.951)),
@@ -48,6 +51,7 @@ def recipes() -> Iterator[Recipe]:
     yield from _mgn()
     yield from _transreid()
     yield from _transreid_ssl()
+    yield from _pass()
     yield from layumi.recipes()
 
 
@@ -69,8 +73,11 @@ def _mgn() -> Iterator[Recipe]:
 
 def _transreid() -> Iterator[Recipe]:
     model = "timm/vit_base_patch16_224.orig_in21k_ft_in1k"
-    common: dict[str, Any] = {"lr": 8e-3, "warmup_epochs": 5, "drop_path": 0.1}
-    source = "TransReID, configs: one GPU, fp16; its rates are those of the next epoch here"
+    common: dict[str, Any] = {"lr": 8e-3, "warmup_epochs": 5, "lr_ahead": 1, "drop_path": 0.1}
+    source = (
+        "TransReID, configs: one GPU, fp16. It resamples ImageNet's positions bilinearly, as `finetune` does with a "
+        "network of create_model(MODEL, pretrained=True, img_size=224); one built for another size has had timm's way"
+    )
     for data, (plain, whole) in _TRANSREID.items():
         for name, options, published in (("vit_base", {}, plain), ("vit_base_jpm_sie", _TRANSREID_OPTIONS, whole)):
             target = Target(*published)
@@ -93,13 +100,28 @@ def _transreid_ssl() -> Iterator[Recipe]:
             )
 
 
-def _recipe(system: str, data: str, model: str, method: str, settings: Mapping[str, Any], source: str) -> Recipe:
-    name = f"{system}/{data}/{model.removeprefix(f'{system}_')}"
-    return Recipe(name, method, model, settings, 1, "code", source, data, _target(model, method, data))
+def _pass() -> Iterator[Recipe]:
+    source = (
+        "PASS-reID, PASS_transreid: TransReID-SSL's settings and its own defaults, four necks and features side by "
+        "side, for all rows (the README does not say the settings of each); one GPU, fp16"
+    )
+    for data in _COLUMNS:
+        for model in ("pass_vit_small", "pass_vit_base"):
+            for end, size in _PASS_SIZES.items():
+                settings = {"img_size": size, "drop_path": 0.1, "multi_neck": True}
+                yield _recipe("pass", data, model, "transreid", settings, source, end)
 
 
-def _target(model: str, method: str, data: str) -> Target:
-    """The result of `model` in the published tables; a backbone was published at one size per method here."""
+def _recipe(
+    system: str, data: str, model: str, method: str, settings: Mapping[str, Any], source: str, end: str = ""
+) -> Recipe:
+    name = f"{system}/{data}/{model.removeprefix(f'{system}_')}{end}"
+    target = _target(model, method, data, settings.get("img_size"))
+    return Recipe(name, method, model, settings, 1, "code", source, data, target)
+
+
+def _target(model: str, method: str, data: str, size: tuple[int, int] | None) -> Target:
+    """The result of `model` in the published tables, of images of `size` where there are several."""
     column = _COLUMNS[data]
-    (result,) = (r for r in model_info(model).results if r.method == method)
+    (result,) = (r for r in model_info(model).results if r.method == method and size in (None, r.img_size))
     return Target(*(round(getattr(result, f"{column}_{metric}") / 100, 4) for metric in ("map", "r1")))

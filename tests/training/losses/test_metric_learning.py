@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from reidzoo.models.heads import CosineClassifier
-from reidzoo.training.losses import MARGIN, PAIRWISE, cross_entropy
+from reidzoo.training.losses import MARGIN, PAIRWISE, ProxyLoss, cross_entropy
 
 pml = pytest.importorskip("pytorch_metric_learning.losses")
 miners = pytest.importorskip("pytorch_metric_learning.miners")
@@ -63,3 +63,16 @@ def test_margins() -> None:
         classifier.weight.data = theirs.W.detach().T.contiguous()
         logits = MARGIN[ours](classifier(x), PIDS, **settings)
         torch.testing.assert_close(cross_entropy(logits, PIDS), theirs(x, PIDS), rtol=1e-4, atol=1e-5)
+
+
+def test_proxies() -> None:
+    """With the margins and scales that layumi's baseline gives them."""
+    x = features()
+    for ours, theirs in (
+        ("arcface", pml.ArcFaceLoss(5, 8, margin=28.6, scale=64)),
+        ("cosface", pml.CosFaceLoss(5, 8, margin=0.35, scale=64)),
+        ("sphereface", pml.SphereFaceLoss(5, 8, margin=4, scale=1)),
+    ):
+        proxies = ProxyLoss(ours, 5, 8)
+        proxies.weight.data = theirs.W.detach().T.contiguous()
+        torch.testing.assert_close(proxies(x, PIDS), theirs(F.normalize(x), PIDS), rtol=1e-4, atol=1e-5)
