@@ -95,9 +95,14 @@ def load_model(args: argparse.Namespace, img_size: tuple[int, int] | None = None
     name = model_name(args.model)
     torch.manual_seed(0)  # random weights are the same ones each time
     model = create_model(name, pretrained=args.pretrained, weights=args.weights, img_size=img_size)
+    say_if_random(args, name)
+    return model
+
+
+def say_if_random(args: argparse.Namespace, name: str) -> None:
+    """Warn about a network that has learned nothing yet, which is easily overlooked."""
     if not (args.pretrained or args.weights or name.startswith(("local-dir:", "hf-hub:"))):
         _logger.warning("%s has random weights: give --weights FILE, --pretrained, or a run's folder as MODEL.", name)
-    return model
 
 
 def chosen_model(args: argparse.Namespace, img_size: tuple[int, int]) -> str | nn.Module:

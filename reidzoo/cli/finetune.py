@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from reidzoo.cli import _train
-from reidzoo.cli._model import chosen_model
+from reidzoo.cli._model import chosen_model, model_name, say_if_random
 from reidzoo.cli._parser import Parser
 from reidzoo.training.methods import FINETUNE
 
@@ -22,8 +22,11 @@ def run(args: argparse.Namespace) -> int:
     from reidzoo.training.finetune import finetune
 
     model = chosen_model(args, config.img_size)
+    say_if_random(args, model_name(args.model))
     result = finetune(
         model, args.data, method=args.method, recipe=args.recipe, output_dir=args.output_dir, config=asdict(config)
     )
-    _train.report(result, args, ["reidzoo", "evaluate", str(args.output_dir), args.data])
+    run, data = str(args.output_dir), args.data
+    following = ["evaluate", run, data] if result.metrics else ["extract", run, data, "features.npy"]
+    _train.report(result, args, ["reidzoo", *following])
     return 0

@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     names = recipes.list(args.pattern)
     if not names:
-        raise UnknownRecipeError(f"No recipe matches {args.pattern!r}.{did_you_mean(args.pattern, recipes.list())}")
+        hint = did_you_mean(args.pattern, recipes.list()) or " Type: reidzoo recipes list"
+        raise UnknownRecipeError(f"No recipe matches {args.pattern!r}.{hint}")
     rows = [(r.name, r.method, r.gpus, r.provenance, *_results(r), _settings(r)) for r in map(recipes.get, names)]
     header = ["recipe", "method", "GPUs", "provenance", "mAP", "Rank-1", "settings, where not the method's defaults"]
     print(table(header, rows))

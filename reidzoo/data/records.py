@@ -190,6 +190,11 @@ class ReIDDataset:
     gallery: Records
     multi_query: Records = field(default_factory=Records.empty)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether its people are drawn (`write_synthetic`), in whatever layout."""
+        return (self.root / "synthetic.json").exists()
+
     def summary(self) -> str:
         """Table of images, identities and cameras per split."""
         lines = [f"{self.name}  {self.root}", f"{'split':<8} {'images':>12} {'ids':>10} {'cameras':>8}"]

@@ -61,7 +61,7 @@ def published_result(model: nn.Module, dataset: ReIDDataset) -> Published | None
             they are the backbone's: with an MGN head those of MGN, otherwise those of TransReID's recipe.
         dataset: Drawn people in the layout of a real data set have none.
     """
-    if (dataset.root / "synthetic.json").exists():
+    if dataset.is_drawn:
         return None
     aim = getattr(getattr(model, "backbone", model), "published", None) or {}
     if aim.get("data") == dataset.name:

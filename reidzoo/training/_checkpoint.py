@@ -53,9 +53,18 @@ FREE = {
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values atomically."""
-    with atomic(path) as temporary:
-        torch.save(dict(state), temporary)
+    """Write tensors and plain values atomically.
+
+    Raises:
+        OSError: they cannot be written: the disk is full, for one.
+    """
+    with atomic(path) as temporary, temporary.open("wb") as f:
+        try:
+            torch.save(dict(state), f)
+        except RuntimeError as e:  # torch speaks of positions in its archive, while it handles what happened
+            if isinstance(e.__context__, OSError):
+                raise e.__context__ from None
+            raise
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -100,10 +109,20 @@ class RunFolder:
         self.header: dict[str, str] = {}
 
     def record(self) -> dict[str, Any] | None:
-        """Return what `open` noted of the run that can go on here, None where there is none."""
+        """Return what `open` noted of the run that can go on here, None where there is none.
+
+        Raises:
+            CheckpointError: the note was edited and is no JSON any more.
+        """
         if not (self.last.exists() and self.config.exists()):
             return None
-        record: dict[str, Any] = json.loads(self.config.read_text())
+        try:
+            record: dict[str, Any] = json.loads(self.config.read_text())
+        except ValueError as e:
+            raise CheckpointError(
+                f"{self.config} is damaged ({e}), so its settings are not known. Repair it, or start anew with "
+                "overwrite=True (command line: --overwrite)."
+            ) from e
         return record
 
     def kept(self, epoch: int) -> Path:
@@ -133,7 +152,7 @@ class RunFolder:
         elif self.last.exists():  # before its first checkpoint a run has nothing to lose
             self._check_same(run)
         for orphan in self.path.rglob(".*.tmp"):
-            orphan.unlink()
+            orphan.unlink(missing_ok=True)  # what still ends there may have moved it
         with atomic(self.config) as temporary:
             temporary.write_text(json.dumps(run, indent=2) + "\n")
         return self.last.exists()
@@ -148,7 +167,7 @@ class RunFolder:
         self.config.unlink(missing_ok=True)
 
     def _check_same(self, run: Mapping[str, Any]) -> None:
-        before, now = _flat(json.loads(self.config.read_text())), _flat(json.loads(json.dumps(run)))
+        before, now = _flat(self.record() or {"config": {}}), _flat(json.loads(json.dumps(run)))
         # Images per forward pass may follow the number of ranks, or eight ranks' work would not fit one's memory.
         free = FREE | ({"micro_batch"} if before.get("ranks") != now.get("ranks") else set())
         # A setting that only one side has is one that the other's version of reidzoo did not know.

@@ -14,7 +14,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 _POINTS = 500  # of a line: a longer run is averaged down to as many
 
-# Panels in this order, with the numbers of the log that each shows; those that a method does not log are left out.
+# Panels in this order, with the numbers of the log that each shows; those that a method does not log are left out, and
+# what only one method logs, such as a further loss, has a panel of its own behind the first.
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("loss", ("loss", "id_loss", "triplet")),
     ("teacher entropy", ("teacher_entropy",)),
@@ -27,6 +28,7 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("images per identity", ("num_instances",)),
     ("images/s per rank", ("images_per_s",)),
 )
+_NO_CURVES = {"step", "t", "memory_gb"}
 _SCORES = ("mAP", "Rank-1")  # their panel is the second
 
 
@@ -40,7 +42,9 @@ def draw_curves(steps: Rows, epochs: Rows, path: Path, title: str) -> None:
         title: over the picture.
     """
     panels: list[Panel] = []
-    for label, names in _PANELS:
+    known = _NO_CURVES.union(*(names for _, names in _PANELS))
+    others = [(name.replace("_", " "), (name,)) for name in steps[-1] if name not in known]
+    for label, names in (_PANELS[0], *others, *_PANELS[1:]):
         found = [name for name in names if name in steps[-1]]
         if found:
             panels.append({"series": {name: _line(steps, name) for name in found}, "ylabel": label})

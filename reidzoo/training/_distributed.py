@@ -1,4 +1,4 @@
-"""Ranks: start them, join them, and the three collectives that methods need. One rank is the same code path."""
+"""Ranks: start them, join them, and the collectives that methods need. One rank is the same code path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from reidzoo.errors import ConfigError, TrainingError
 
@@ -100,10 +100,15 @@ def launch(run: Callable[..., object], ranks: int, *args: Any) -> None:
         elastic_launch(config, _rank_main)(run, threads, *args)
     except ChildFailedError as e:
         rank, failure = e.get_first_failure()
-        message: Any = failure.message
-        raise TrainingError(
-            f"rank {rank} of {ranks} stopped: {message['message'] if isinstance(message, dict) else message}"
-        ) from e
+        message: Any = failure.message  # of an error, or of a signal
+        if isinstance(message, dict):
+            message = message["message"]
+        elif failure.exitcode > 0:
+            message = (
+                "it ended before the training began, and what it printed says why. A script that starts ranks does so "
+                'under `if __name__ == "__main__":`, because each of them reads it from the top'
+            )
+        raise TrainingError(f"rank {rank} of {ranks} stopped: {message}") from e
     except SignalException as e:
         if e.sigval == signal.SIGINT:
             raise KeyboardInterrupt from e
@@ -144,6 +149,13 @@ class _Gather(torch.autograd.Function):
         total, _ = all_reduce_sum(grads[0].contiguous())
         start = dist.get_rank() * ctx.rows
         return total[start : start + ctx.rows]
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every rank the buffers that rank 0 has, the statistics of BatchNorm among them."""
+    if dist.is_available() and dist.is_initialized():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def barrier() -> None:

@@ -37,7 +37,12 @@ def _about_identities(config: CIONConfig | FinetuneConfig, train: Records) -> It
     single, largest = int((counts == 1).sum()), int(counts.max())
     steps = [(0, config.num_instances)] if isinstance(config.num_instances, int) else config.num_instances
     most = max(k for first, k in steps if first < config.epochs)
-    if isinstance(config, CIONConfig) and single > len(counts) / 2:
+    if len(counts) == 1:
+        yield (
+            f"all {len(train):,} training images are of one identity: there is nothing to tell apart, and nothing will "
+            "be learned. What a data set has, says: reidzoo data check"
+        )
+    elif isinstance(config, CIONConfig) and single > len(counts) / 2:
         yield (
             f"{single:,} of {len(counts):,} identities have one image: CION learns from several images of a person. "
             "For images whose persons are not known there is method='dino' (command line: --method dino)."

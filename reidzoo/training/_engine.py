@@ -10,7 +10,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from reidzoo.training._distributed import World, barrier
 from reidzoo.training._scaling import (
     compiled,
     distribute,
+    learning_afterwards,
     load_state,
     recomputed,
     shard,
@@ -128,7 +129,7 @@ def fit(
     Hence a run that was stopped anywhere and goes on from its checkpoint computes what it would have computed.
 
     Raises:
-        TrainingError: an epoch without a batch.
+        TrainingError: an epoch without a batch, or the images do not fit into the GPU's memory.
         DivergedError: a loss or weight that is not finite, collapsed features; the state is in ``folder.failed``.
         CheckpointError: the checkpoint is damaged, or of another network.
     """
@@ -137,6 +138,7 @@ def fit(
         loop = _Loop(method, config, folder, world, resume=resume, first_epoch=first_epoch)
         stack.enter_context(loop.tracker)
         stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(learning_afterwards(method.network))
         if config.grad_checkpointing:
             stack.enter_context(recomputed(method.network))
         if config.compile:
@@ -170,15 +172,17 @@ class _Loop:
         if config.shard_optimizer:
             method.optimizer = shard(method.optimizer, world)
         self.epoch, self.first, self.step = self._restore() if resume else (first_epoch, 0, 0)
+        done = (self.epoch, self.step)
         self.tracker = Tracker(
-            folder, world, desc=method.name, first_step=self.step, images=config.batch_size, alarm=method.alarm()
+            folder, world, desc=method.name, done=done, images=config.batch_size, alarm=method.alarm()
         )
-
+        self.network: nn.Module | None = None
+        self.learning: list[bool] = []
         self._drawn = time.perf_counter()
 
     def run(self) -> None:
         """Train from here to the end."""
-        self.network = distribute(self.method.network, self.world)
+        self.method.network.train()
         try:
             while self.epoch < self.config.epochs:
                 self._train_epoch()
@@ -187,6 +191,13 @@ class _Loop:
             self._save_batch(e.step)
             barrier()  # the launcher ends all ranks when the first one ends
             raise
+        except torch.OutOfMemoryError as e:
+            images = self.config.micro_batch or self.config.batch_size
+            raise TrainingError(
+                f"{images} images at a time do not fit into the memory of {self.world.device} ({shorten(str(e), 99)}). "
+                "Set a smaller micro_batch (command line: --micro-batch), of which several make a step of batch_size "
+                "images; grad_checkpointing=True (--grad-checkpointing) saves memory too."
+            ) from e
 
     def _train_epoch(self) -> None:
         config, started, plan = self.config, time.perf_counter(), self.method.plan(self.epoch)
@@ -210,6 +221,8 @@ class _Loop:
                 self._check()
                 self._save(self.folder.last)
         self._check()
+        if self._is_evaluated():  # which takes long, and reads images that may be damaged: no step is lost by that
+            self._save(self.folder.last)
         self._end_epoch(time.perf_counter() - started)
         self.epoch, self.first = self.epoch + 1, 0
         if config.keep_every and self.epoch % config.keep_every == 0:
@@ -218,8 +231,9 @@ class _Loop:
 
     def _train_step(self, batch: tuple[Tensor | list[Tensor], Tensor], progress: Progress) -> dict[str, Tensor]:
         """Forward and backward over the micro-batches, then one step of the optimiser."""
-        method, config, network = self.method, self.config, self.network
+        method, config = self.method, self.config
         method.set_rates(progress)
+        network = self._wrapped()
         method.optimizer.zero_grad(set_to_none=True)
         logged: dict[str, Tensor] = {}
         parts = list(_micro_batches(batch, config.micro_batch or len(batch[1]), self.world.device))
@@ -240,6 +254,19 @@ class _Loop:
         method.after_step(progress)
         return logged
 
+    def _wrapped(self) -> nn.Module:
+        """Return the network, for several ranks in DDP, which wants to know in advance which gradients will come."""
+        learning = [p.requires_grad for p in self.method.network.parameters()]
+        if learning != self.learning:
+            self.network = None  # its hooks go first
+            self.learning, self.network = learning, distribute(self.method.network, self.world)
+        return cast(nn.Module, self.network)
+
+    def _is_evaluated(self) -> bool:
+        """Whether the network is evaluated after this epoch."""
+        done, every = self.epoch + 1, self.config.eval_every
+        return done == self.config.epochs or (every > 0 and done % every == 0)
+
     def _end_epoch(self, seconds: float) -> None:
         epoch, config, method = self.epoch + 1, self.config, self.method
         row: dict[str, Any] = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 2)}
@@ -247,11 +274,13 @@ class _Loop:
             steps = read_history(self.folder.metrics, "step")
             losses = [r["loss"] for r in steps if self.epoch <= r["t"] < epoch]
             row["loss"] = sum(losses) / len(losses)
-            if epoch == config.epochs or (config.eval_every > 0 and epoch % config.eval_every == 0):
-                row.update(method.evaluate())
+            if self._is_evaluated():
+                # Not compiled: each shape of an evaluation would cost a graph of its own.
+                with torch.compiler.set_stance("force_eager") if config.compile else nullcontext():
+                    row.update(method.evaluate())
                 method.network.train()
                 self._keep_best(row)
-            self.tracker.write(row)
+            self.tracker.end_epoch(row, config.epochs)
             if epoch == config.epochs or time.perf_counter() - self._drawn > _DRAW_SECONDS:
                 title = f"{method.name}, epoch {epoch} of {config.epochs}"
                 draw_curves(steps, read_history(self.folder.metrics), self.folder.curves, title)
@@ -332,7 +361,7 @@ def _micro_batches(
 
 
 def _step_seed(seed: int, rank: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, rank, step]).generate_state(1, np.uint64)[0]) >> 1
 
 
 def _amp_dtype(config: TrainConfig, world: World) -> torch.dtype:

@@ -8,6 +8,7 @@ import zlib
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from torch import nn
 
 from reidzoo._files import atomic
 from reidzoo.data import Records, ReIDDataset, load_dataset
+from reidzoo.data.combine import concatenate
 from reidzoo.data.loaders import check_images
 from reidzoo.data.ranked_list import keep_best
-from reidzoo.errors import ConfigError, CorruptImageError, DataError
+from reidzoo.errors import ConfigError, CorruptImageError, DataError, ReidzooError
 from reidzoo.models import ReIDModel, create_model
+from reidzoo.models._chain import evaluation_mode
 from reidzoo.training import _distributed, recipes
 from reidzoo.training._checkpoint import RunFolder
 from reidzoo.training._distributed import World
@@ -95,22 +98,28 @@ def _train(job: Job) -> nn.Module:
     with _distributed.join(config.device) as world, torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)  # initial weights: of a new backbone, and of the method's heads
         data = _load(job)
+        others = _unlabelled(getattr(config, "unlabelled", ""))
         backbone = _backbone(job, world)
-        backbone.published = recipes.target_header(job.recipe, data.name)  # type: ignore[assignment]  # for the header
+        aim = {} if data.is_drawn else recipes.target_header(job.recipe, data.name)
+        backbone.published = aim  # type: ignore[assignment]  # for the header
         config, resume = _on_main(world, lambda: _open(job, folder, data, world))
-        corrupt = _on_main(world, lambda: _find_corrupt(folder, data.train, config.skip_corrupt))
-        if corrupt:
-            keep = np.setdiff1d(np.arange(len(data.train)), corrupt)
-            data = ReIDDataset(data.name, data.root, data.train.select(keep), data.query, data.gallery)
+        train, *others = _readable([data.train, *others], folder, config.skip_corrupt, world)
+        data = replace(data, train=train)
         for doubt in doubts(config, data.train):
             logger.warning("%s", doubt)
         module, _, cls = job.method.cls.partition(":")
-        method: Method = getattr(import_module(module), cls)(backbone, data, config, world)
+        method: Method = getattr(import_module(module), cls)(backbone, data, config, world, *others)
+        trained = method.trained()
+        _try_out(trained, config.img_size)
         origin = provenance(job.name, data, config, world.size, job.recipe)
-        folder.header = header_of(method.trained()) | origin
+        folder.header = header_of(trained) | origin
         start = getattr(config, "start_from", "")
         first_epoch = take_over(method, Path(start).expanduser()) if start and not resume else 0  # type: ignore[arg-type]
-        fit(method, config, folder, world, resume=resume, first_epoch=first_epoch)
+        try:
+            fit(method, config, folder, world, resume=resume, first_epoch=first_epoch)
+        except CorruptImageError:
+            folder.images.unlink(missing_ok=True)  # they are not all sound any more: look at them again
+            raise
         trained = method.trained().eval()
         if world.is_main:
             save_model(trained, folder.model, **origin)
@@ -120,16 +129,28 @@ def _train(job: Job) -> nn.Module:
 
 def _load(job: Job) -> ReIDDataset:
     """The data; of the training images those that the settings choose."""
-    data, config = load_dataset(job.data), job.config
+    data, config = _with_images(load_dataset(job.data)), job.config
+    if isinstance(config, PretrainConfig) and config.ranked_list:
+        file = Path(config.ranked_list).expanduser()
+        best = keep_best(data.train, file, config.data_fraction, skip_missing=config.skip_corrupt)
+        data = replace(data, train=best)
+    return data
+
+
+def _unlabelled(name: str) -> list[Records]:
+    """The images without identities that a method may use too, as far as the settings name some."""
+    try:
+        return [_with_images(load_dataset(name)).train] if name else []
+    except DataError as e:
+        raise type(e)(f"unlabelled={name!r} (command line: --unlabelled): {e}") from e
+
+
+def _with_images(data: ReIDDataset) -> ReIDDataset:
     if len(data.train) == 0:
         raise DataError(
             f"{data.name} at {data.root} has no training images. To train on the images of all its splits, write "
             f"{data.name}@all."
         )
-    if isinstance(config, PretrainConfig) and config.ranked_list:
-        file = Path(config.ranked_list).expanduser()
-        best = keep_best(data.train, file, config.data_fraction, skip_missing=config.skip_corrupt)
-        data = replace(data, train=best)
     return data
 
 
@@ -146,6 +167,32 @@ def _backbone(job: Job, world: World) -> nn.Module:
                 "width of its output) and pretrained_cfg (a dict with 'mean', 'std' and 'input_size') on it."
             )
     return model.to(world.device)
+
+
+@torch.no_grad()
+def _try_out(network: Any, size: tuple[int, int]) -> None:
+    """Have a black image described before the first step.
+
+    Raises:
+        ConfigError: the network does not take images of this size, or its `embed_dim` is not the width of its output.
+    """
+    name = getattr(network, "reidzoo_name", "") or type(getattr(network, "backbone", network)).__name__
+    image = torch.zeros(1, 3, *size, device=next(network.parameters()).device)
+    try:
+        with evaluation_mode(network):
+            found = tuple(network(image).shape)
+    except (ReidzooError, torch.OutOfMemoryError):
+        raise
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e:
+        raise ConfigError(
+            f"{name} cannot describe an image of {size[0]}x{size[1]} pixels: {shorten(str(e), 300)} Choose another "
+            "img_size (command line: --img-size 256x128)."
+        ) from e
+    if found != (1, network.embed_dim):
+        raise ConfigError(
+            f"{name} gives {found} for one image, but its embed_dim says (1, {network.embed_dim}). Set embed_dim to "
+            "the width of its output, (B, embed_dim)."
+        )
 
 
 def _open(job: Job, folder: RunFolder, data: ReIDDataset, world: World) -> tuple[TrainConfig, bool]:
@@ -201,6 +248,17 @@ def _is_valid(config: TrainConfig, batch_size: int) -> bool:
     return True
 
 
+def _readable(parts: list[Records], folder: RunFolder, skip: bool, world: World) -> list[Records]:
+    """`parts` without their unreadable images."""
+    corrupt = _on_main(world, lambda: _find_corrupt(folder, concatenate(parts), skip))
+    if not corrupt:
+        return parts
+    ends = np.cumsum([len(part) for part in parts])
+    good = np.ones(ends[-1], dtype=bool)
+    good[corrupt] = False
+    return [part.select(rows) for part, rows in zip(parts, np.split(good, ends[:-1]), strict=True)]
+
+
 def _find_corrupt(folder: RunFolder, train: Records, skip: bool) -> list[int]:
     """Decode all training images once per run folder; return the rows that cannot be."""
     report = folder.images
@@ -209,7 +267,7 @@ def _find_corrupt(folder: RunFolder, train: Records, skip: bool) -> list[int]:
     if (known.get("checked"), known.get("paths")) != (len(train), which):
         known = {"checked": len(train), "paths": which, "corrupt": [list(pair) for pair in check_images(train)]}
     corrupt = [i for i, _ in known["corrupt"]]
-    if corrupt and not skip:
+    if corrupt and (not skip or len(corrupt) == len(train)):
         first = "; ".join(f"{train.path[i]} ({reason})" for i, reason in known["corrupt"][:3])
         raise CorruptImageError(
             f"{len(corrupt)} of {len(train)} training images cannot be read: {first}. Replace them, or leave them out "

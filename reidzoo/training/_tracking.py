@@ -15,11 +15,14 @@ import torch
 from torch import Tensor
 
 from reidzoo import _logging
+from reidzoo._files import atomic
 from reidzoo.errors import DivergedError
 from reidzoo.training._alarm import CollapseAlarm
 from reidzoo.training._boards import Board, boards
 from reidzoo.training._checkpoint import RunFolder
 from reidzoo.training._distributed import World, all_reduce_sum
+
+logger = _logging.get_logger(__name__)
 
 _FLUSH_STEPS = 10
 
@@ -31,7 +34,7 @@ class Tracker:
     the most that rank 0 has had in use: of its GPU's memory, or of the machine's.
 
     Args:
-        first_step: steps that are finished already; later lines of an interrupted run are dropped from the log.
+        done: epochs and steps that are finished already; later lines of an interrupted run are dropped from the log.
         images: per step and rank.
         alarm: looks at every step's numbers, if the method has one.
     """
@@ -42,7 +45,7 @@ class Tracker:
         world: World,
         *,
         desc: str,
-        first_step: int,
+        done: tuple[int, int],
         images: int,
         alarm: CollapseAlarm | None = None,
     ) -> None:
@@ -51,9 +54,9 @@ class Tracker:
         self._pending: list[tuple[int, dict[str, Tensor], dict[str, float]]] = []
         self._boards: list[Board] = []
         if world.is_main:
-            _drop_lines_after(folder.metrics, first_step)
-            self._boards = boards(folder, first_step)
-        self.bar = _logging.progress(desc=desc, initial=first_step, unit="step")
+            _drop_lines_after(folder.metrics, *done)
+            self._boards = boards(folder, done[1])
+        self.bar = _logging.progress(desc=desc, initial=done[1], unit="step")
 
     def __enter__(self) -> Tracker:
         return self
@@ -122,6 +125,13 @@ class Tracker:
         self._since = now
         return {"images_per_s": round(speed, 1), "memory_gb": round(_peak_memory(self.world.device) / 1e9, 3)}
 
+    def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """Write the row of a finished epoch; where nobody sees the bar, as in a batch job, say it in a line."""
+        self.write(row)
+        if self.bar.disable:
+            scores = [f", {name} {100 * row[name]:.1f}" for name in ("mAP", "Rank-1") if name in row]
+            logger.info("epoch %d of %d: loss %.4f%s", row["epoch"], epochs, row["loss"], "".join(scores))
+
     def write(self, *rows: dict[str, Any]) -> None:
         """Append rows to the log, on the main rank."""
         if not self.world.is_main:
@@ -143,8 +153,11 @@ def read_history(path: Path, kind: str = "epoch") -> list[dict[str, Any]]:
     return [row for row in rows if ("epoch" in row) == (kind == "epoch")]
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    """Forget rows of steps that the interrupted run made after its last checkpoint (also a line cut short)."""
+def _drop_lines_after(path: Path, epoch: int, step: int) -> None:
+    """Forget what the interrupted run wrote after its last checkpoint (also a line cut short).
+
+    Behind an epoch's last step a checkpoint may be of before the evaluation, which will be made and written again.
+    """
     if not path.exists():
         return
     kept = []
@@ -153,9 +166,10 @@ def _drop_lines_after(path: Path, step: int) -> None:
             row = json.loads(line)
         except json.JSONDecodeError:
             break
-        if row["step"] <= step:
+        if row["step"] <= step and row.get("epoch", 0) <= epoch:
             kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    with atomic(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _peak_memory(device: torch.device) -> float:

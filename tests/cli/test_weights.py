@@ -123,7 +123,7 @@ def test_nobody_to_ask():
     """Under cron there is no terminal: the error names the way for automation."""
     code = "import sys; from reidzoo.cli.main import main; sys.exit(main(['license', 'accept', 'reidzoo']))"
     done = subprocess.run(
-        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 1
     assert "REIDZOO_ACCEPT_LICENSE=reidzoo" in done.stderr

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import reidzoo
 from reidzoo.data import Records, ReIDDataset, load_dataset, write_synthetic
 from reidzoo.data.ranked_list import training_names, write_name_list
 from reidzoo.errors import ConfigError, CorruptImageError, DataError, DataNotFoundError, TrainingError
 from reidzoo.training._doubts import doubts
-from reidzoo.training.configs import CIONConfig, DINOConfig, TransReIDConfig, make_config
+from reidzoo.training.configs import BaselineConfig, CIONConfig, DINOConfig, TransReIDConfig, make_config
 
 TINY: dict[str, Any] = {
     **{"epochs": 1, "batch_size": 8, "num_instances": 2, "warmup_epochs": 0, "freeze_last_layer": 0, "local_crops": 1},
@@ -76,6 +77,15 @@ def test_listed_images_that_are_missing(listed: Path, tmp_path: Path, pretrain: 
     assert f"left out 2 of {len(entries)} unreadable training images" in caplog.text
 
 
+def test_no_image_that_can_be_read(train: Records, pretrain: Pretrain) -> None:
+    """Leaving all of them out would leave nothing."""
+    nowhere = Records.from_columns(12 * ["gone.jpg"], np.arange(12) // 2, 12 * [0])
+    gone = replace(people(train, train.pid), train=nowhere)
+    for skip in (False, True):
+        with pytest.raises(CorruptImageError, match=r"12 of 12 training images cannot be read: gone\.jpg \(No such"):
+            pretrain(gone, skip_corrupt=skip)
+
+
 def test_a_list_without_images(listed: Path, tmp_path: Path) -> None:
     (tmp_path / "cional_annos.json").write_text("[]")
     with pytest.raises(DataError, match=r"cional_annos.json lists no images. Expected:"):
@@ -105,6 +115,13 @@ def test_k_larger_than_every_identity(train: Records, pretrain: Pretrain, caplog
 def test_one_identity_is_none(train: Records, pretrain: Pretrain) -> None:
     with pytest.raises(ConfigError, match=r"needs 4 identities; the data have 1 .*--method dino"):
         pretrain(people(train, np.zeros(len(train))))
+
+
+def test_one_identity_without_groups_of_images(train: Records) -> None:
+    """The loss is 0 from the first step on, which looks like success."""
+    said = list(doubts(BaselineConfig(), people(train, np.zeros(len(train))).train))
+    assert len(said) == 1
+    assert f"all {len(train)} training images are of one identity: there is nothing to tell apart" in said[0]
 
 
 def test_junk(train: Records, pretrain: Pretrain) -> None:
@@ -210,3 +227,35 @@ def test_a_run_that_ends_before_it_begins(train: Records) -> None:
     assert len(said) == 2
     assert "warmup_epochs is 10, but the run has 1 epochs: the learning rate never reaches its full value" in said[0]
     assert "freeze_last_layer is 1, but the run has 1 epochs: the head's last layer never learns" in said[1]
+
+
+class Own(torch.nn.Module):
+    """A module of somebody's own, whose output is not what it says."""
+
+    pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, 64, 32)}  # noqa: RUF012
+
+    def __init__(self, embed_dim: int, *, pooled: bool) -> None:
+        super().__init__()
+        self.embed_dim, self.pooled, self.conv = embed_dim, pooled, torch.nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x).mean((2, 3)) if self.pooled else self.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        (Own(7, pooled=True), {}, r"gives \(1, 8\) for one image, but its embed_dim says \(1, 7\)"),
+        (Own(8, pooled=False), {}, r"gives \(1, 8, 62, 30\)"),
+        ("timm/test_vit", {"img_size": (60, 30)}, "cannot describe an image of 60x30 pixels.*patch size"),
+        ("timm/test_resnet", {"method": "pcb", "parts": 9}, "into 9 parts, but this one has"),
+    ],
+)
+def test_a_network_that_cannot_take_the_images(
+    listed: Path, tmp_path: Path, model: Any, settings: dict[str, Any], message: str
+) -> None:
+    """Found before the first step."""
+    common: dict[str, Any] = {"img_size": (64, 32), "device": "cpu", "num_workers": 0, "batch_size": 8, "epochs": 1}
+    with pytest.raises(ConfigError, match=message):
+        reidzoo.finetune(model, f"cion_al:{listed}", output_dir=tmp_path / "run", **{**common, **settings})
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -99,6 +99,19 @@ def test_another_run_is_refused_with_the_differences(tmp_path: Path) -> None:
         opened(tmp_path / "run", {**RUN, "config": {"lr": 0.2, "num_workers": 2}})
 
 
+def test_settings_that_were_edited_badly(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    opened(folder.path)
+    folder.config.write_text('{"config": {lr: 1}}')
+    assert folder.record() is None  # nothing was trained yet
+    save(folder.last, {"position": (0, 0, 1)})
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged .*Repair it, or .*--overwrite"):
+        folder.record()
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
+        opened(folder.path)
+    assert folder.open(RUN, resume="auto", overwrite=True) is False
+
+
 def test_what_may_differ(tmp_path: Path) -> None:
     run = {**RUN, "ranks": 8, "config": {"lr": 0.1, "micro_batch": 0, "gone": 1}}
     opened(tmp_path / "run", run)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from reidzoo.errors import ConfigError, UnknownMethodError
-from reidzoo.training.configs import CIONConfig, TransReIDConfig, make_config
+from reidzoo.training.configs import BaselineConfig, CIONConfig, TransReIDConfig, make_config
 from reidzoo.training.methods import FINETUNE, PRETRAIN
 
 
@@ -35,10 +35,16 @@ def test_all_problems_are_listed_at_once() -> None:
 
 @pytest.mark.parametrize("config", [CIONConfig, TransReIDConfig])
 def test_batch_must_hold_whole_identities(config: type) -> None:
-    with pytest.raises(ConfigError, match="not a multiple of num_instances 8"):
+    with pytest.raises(ConfigError, match="not a multiple of num_instances 8: choose a multiple of 8, such as 16"):
         config(batch_size=12, num_instances=8)
     with pytest.raises(ConfigError, match="micro_batch 6 is not a multiple of num_instances 4"):
         config(batch_size=24, micro_batch=6, num_instances=4)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "micro_batch"])
+def test_batches_of_one_image_cannot_be_normalised(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"BaselineConfig: {name} is 1, expected at least 2: the batch norm"):
+        BaselineConfig(**{name: 1})
 
 
 def test_every_k_of_the_schedule_is_checked() -> None:

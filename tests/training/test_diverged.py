@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -128,10 +127,10 @@ except DivergedError as e:
 """
 
 
-def test_nan_on_one_rank_stops_both(people: Path, tmp_path: Path) -> None:
+def test_nan_on_one_rank_stops_both(people: Path, tmp_path: Path, warm_python: str) -> None:
     script, out = tmp_path / "job.py", tmp_path / "run"
     script.write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    torchrun = [warm_python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     arguments = [*torchrun, str(script), str(Path(__file__).parent), f"folder:{people}", str(out)]
     done = subprocess.run(arguments, check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,11 @@ from reidzoo import pretrain
 from reidzoo.errors import ConfigError, TrainingError
 from reidzoo.training import _checkpoint
 from reidzoo.training._checkpoint import RunFolder, load, save
+from reidzoo.training._distributed import launch
 from reidzoo.training._run import _same_images_per_step
 from reidzoo.training._tracking import read_history
 from reidzoo.training.configs import CIONConfig
-from reidzoo.training.losses import PAIRWISE, CenterLoss, IdentityDistillationLoss
+from reidzoo.training.losses import PAIRWISE, CenterLoss, IdentityDistillationLoss, ProxyLoss
 
 JOB: dict[str, Any] = {
     "img_size": (64, 32),
@@ -35,8 +39,17 @@ JOB: dict[str, Any] = {
     "lr": 0.01,
     "num_workers": 0,
 }
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 MODEL = "timm/test_convnext"  # LayerNorm: BatchNorm's statistics would be those of half the batch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def ranks_have_torch(warm_python: str) -> Iterator[None]:
+    """Ranks that are spawned start as ``warm_python.py`` says."""
+    resource_tracker.ensure_running()
+    multiprocessing.set_executable(warm_python)
+    yield
+    multiprocessing.set_executable(sys.executable)
 
 
 def losses(folder: Path) -> torch.Tensor:
@@ -66,7 +79,9 @@ def test_two_ranks_are_one(one_rank: Path, two_ranks: Path) -> None:
     assert one.std() > 1e-3, "a constant curve would show nothing"
 
 
-def test_two_machines_with_sharded_optimizer_state(two_ranks: Path, people: Path, tmp_path: Path) -> None:
+def test_two_machines_with_sharded_optimizer_state(
+    two_ranks: Path, people: Path, tmp_path: Path, warm_python: str
+) -> None:
     """Two torchruns that find each other by an address, as on two machines; each rank has half of AdamW's state."""
     script = tmp_path / "job.py"
     script.write_text(
@@ -77,7 +92,7 @@ def test_two_machines_with_sharded_optimizer_state(two_ranks: Path, people: Path
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=x"]
+    torchrun = [warm_python, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=x"]
     torchrun += ["--rdzv-backend=c10d", f"--rdzv-endpoint={address}"]
     job = json.dumps({**JOB, "batch_size": 12, "shard_optimizer": True})
     arguments = [*torchrun, str(script), MODEL, f"folder:{people}", str(tmp_path / "run"), job]
@@ -145,6 +160,12 @@ def test_an_error_on_the_ranks_reaches_the_caller(people: Path, tmp_path: Path) 
         pretrain("timm/no_such", f"folder:{people}", output_dir=tmp_path / "x", batch_size=12, devices=2, **JOB)
 
 
+def test_a_rank_that_ends_before_it_can_say_why() -> None:
+    """As of a script that calls this outside ``if __name__ == "__main__":``."""
+    with pytest.raises(TrainingError, match=r"^rank 0 of 1 stopped: it ended before the training.*`if __name__ == "):
+        launch(sys.exit, 1, 1)
+
+
 def test_a_module_of_ones_own_goes_by_torchrun(people: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"this is a Flatten.*torchrun"):
         pretrain(torch.nn.Flatten(), f"folder:{people}", output_dir=tmp_path / "x", batch_size=12, devices=2, **JOB)
@@ -160,8 +181,8 @@ COLLECTIVES = """
 import sys
 import torch
 import torch.distributed as dist
-from reidzoo.training._distributed import gather_with_grad
-from reidzoo.training.losses import PAIRWISE, CenterLoss, IdentityDistillationLoss
+from reidzoo.training._distributed import gather_with_grad, share_buffers
+from reidzoo.training.losses import PAIRWISE, CenterLoss, IdentityDistillationLoss, ProxyLoss
 
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -169,37 +190,50 @@ everything = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtyp
 pids = torch.arange(4).repeat_interleave(3)[rank * 6 : rank * 6 + 6]
 mine = everything[rank * 6 : rank * 6 + 6].clone().requires_grad_()
 centers = CenterLoss(4, 5)
-compared = {name: loss(mine, pids) for name, loss in {**PAIRWISE, "center": centers}.items()}
-grads = {name: torch.autograd.grad(loss, mine)[0] for name, loss in compared.items()}
+torch.manual_seed(1)
+proxies = ProxyLoss("arcface", 4, 5)
+compared = {name: loss(mine, pids) for name, loss in {**PAIRWISE, "center": centers, "proxies": proxies}.items()}
+grads = {name: torch.autograd.grad(loss, mine, retain_graph=True)[0] for name, loss in compared.items()}
+(of_proxies,) = torch.autograd.grad(compared["proxies"], proxies.weight)
 criterion = IdentityDistillationLoss(5, 2)
 criterion.update_center(mine.detach().float())
 parts = {"loss": {name: loss.detach() for name, loss in compared.items()}, "grad": grads, "centers": centers.centers}
-parts |= {"center": criterion.center, "pids": gather_with_grad(pids)}
+parts |= {"center": criterion.center, "pids": gather_with_grad(pids), "proxies": of_proxies}
+norm = torch.nn.BatchNorm1d(5)
+norm(mine.detach().float())
+share_buffers(norm)
+parts["statistics"] = norm.running_mean
 torch.save(parts, f"{sys.argv[1]}/{rank}.pt")
 dist.destroy_process_group()
 """
 
 
-def test_losses_and_centres_see_all_ranks(tmp_path: Path) -> None:
+def test_losses_and_centres_see_all_ranks(tmp_path: Path, warm_python: str) -> None:
     script = tmp_path / "collectives.py"
     script.write_text(COLLECTIVES)
-    subprocess.run([*TORCHRUN, str(script), str(tmp_path)], check=True, capture_output=True, timeout=300)
+    subprocess.run([warm_python, *TORCHRUN, str(script), str(tmp_path)], check=True, capture_output=True, timeout=300)
     parts = [torch.load(tmp_path / f"{r}.pt", weights_only=True) for r in range(2)]
 
     g = torch.Generator().manual_seed(0)
     x = torch.randn(12, 5, generator=g, dtype=torch.float64, requires_grad=True)
     centers = CenterLoss(4, 5)
-    for name, loss_of in {**PAIRWISE, "center": centers}.items():
+    torch.manual_seed(1)
+    proxies = ProxyLoss("arcface", 4, 5)
+    for name, loss_of in {**PAIRWISE, "center": centers, "proxies": proxies}.items():
         loss = loss_of(x, torch.arange(4).repeat_interleave(3))
-        (grad,) = torch.autograd.grad(loss, x)
+        (grad,) = torch.autograd.grad(loss, x, retain_graph=True)
         for rank in parts:
             torch.testing.assert_close(rank["loss"][name], loss.detach(), msg=name)
         # DDP divides by the number of ranks when it averages.
         torch.testing.assert_close(torch.cat([p["grad"][name] for p in parts]) / 2, grad, msg=name)
         assert grad.any(), name
+    (of_proxies,) = torch.autograd.grad(loss, proxies.weight)
     for rank in parts:
         torch.testing.assert_close(rank["centers"], centers.centers)
+        torch.testing.assert_close(rank["proxies"], of_proxies)  # whole on each rank: DDP does not see them
     criterion = IdentityDistillationLoss(5, 2)
     criterion.update_center(x.detach().float())
     torch.testing.assert_close(parts[0]["center"], criterion.center)
+    for rank in parts:
+        torch.testing.assert_close(rank["statistics"], 0.1 * x[:6].detach().float().mean(0))  # of the first rank
     assert torch.equal(parts[1]["pids"], torch.arange(4).repeat_interleave(3))

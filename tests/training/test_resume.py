@@ -65,16 +65,19 @@ def kill_somewhere(stage: str, data: str, out: Path, *, workers: int, writing: b
     process = FORKS.Process(target=STAGES[stage], args=(MODEL, data), kwargs={"output_dir": out, **settings})
     last = folder.last.stat().st_mtime_ns if folder.last.exists() else 0
     process.start()
-    half = folder.last.parent.glob
+
+    def half() -> bool:  # its own: what an earlier one left is there until the folder is opened
+        return any(folder.last.parent.glob(f".last.pt.{process.pid}-*.tmp"))
+
     if writing:
-        wait(process, lambda: next(half(".last.pt.*.tmp"), None))
+        wait(process, half)
     else:
         wait(process, lambda: folder.last.exists() and folder.last.stat().st_mtime_ns != last)
         time.sleep(rng.uniform(0, 0.1))
     process.kill()
     process.join()
     assert process.exitcode in (0, -9), "the run failed"
-    return next(half(".last.pt.*.tmp"), None) is not None
+    return half()
 
 
 def equal(a: Any, b: Any) -> bool:
@@ -98,8 +101,8 @@ def test_killed_anywhere_and_resumed_equals_uninterrupted(stage: str, people: Pa
     whole = whole_run(stage, data, tmp_path / "whole")
     broken = tmp_path / "broken"
     torn, positions = 0, []
-    for attempt in range(5):
-        torn += kill_somewhere(stage, data, broken, workers=attempt % 3, writing=attempt != 1, rng=rng)
+    for attempt in range(3):
+        torn += kill_somewhere(stage, data, broken, workers=attempt, writing=attempt != 1, rng=rng)
         if RunFolder(broken).last.exists():
             positions.append(load(RunFolder(broken).last)["position"][2])
     assert torn > 0, "it was never killed while it wrote"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import re
+import shlex
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,7 @@ import reidzoo
 from reidzoo import finetune
 from reidzoo.cli.main import main
 from reidzoo.data import Records, load_dataset
-from reidzoo.errors import CheckpointError, ConfigError, DivergedError
+from reidzoo.errors import CheckpointError, ConfigError, CorruptImageError, DivergedError, TrainingError
 from reidzoo.training._boards import boards
 from reidzoo.training._checkpoint import RunFolder, load, save
 from reidzoo.training._run import TrainResult
@@ -54,7 +56,7 @@ class KillAt:
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         self.left -= module.training
-        if self.left == 0:
+        if module.training and self.left == 0:
             raise Killed
 
 
@@ -138,6 +140,7 @@ def test_the_bar_and_the_report(
     shown = capsys.readouterr()
     numbers = r"loss=\d+\.\d{4}, accuracy=\d+\.\d%, lr=\d\.\d\de-\d\d, images/s=\d+"
     assert re.search(rf"transreid: +100%.* (\d)/\1 \[\d\d:\d\d<00:00, .*{numbers}\]", shown.err), shown.err
+    assert "epoch 1 of 1" not in shown.err
     assert re.search(r"best +\S+best\.safetensors   \(mAP \d+\.\d, after epoch 1\)", shown.out), shown.out
 
 
@@ -198,6 +201,77 @@ def test_the_batch_is_kept_when_an_epoch_ends_with_bad_weights(people: Path, tmp
     assert math.isfinite(read_history(folder.metrics, "step")[0]["loss"])
     batch = torch.load(folder.failed_batch, weights_only=True)
     assert (batch["step"], len(set(batch["paths"])), tuple(batch["views"][0].shape)) == (1, 72, (72, 3, 32, 16))
+
+
+def test_an_image_that_is_damaged_while_a_run_goes_on(
+    people: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = shutil.copytree(people, tmp_path / "data")
+    job = {**JOB, "epochs": 2, "eval_every": 0, "lr": 0.01, "output_dir": tmp_path / "run"}
+    with pytest.raises(Killed):
+        finetune(breaking(6), f"folder:{data}", **job)
+    for image in sorted((data / "train" / "0003").iterdir())[:5]:
+        image.write_bytes(image.read_bytes()[:200])
+    with pytest.raises(CorruptImageError, match=r"cannot be decoded .*reidzoo data check DATA --decode"):
+        finetune(breaking(0), f"folder:{data}", **job)
+    with pytest.raises(CorruptImageError, match=r"5 of 72 training images cannot be read: .*--skip-corrupt"):
+        finetune(breaking(0), f"folder:{data}", **job)
+    with caplog.at_level(logging.WARNING, "reidzoo"):
+        result = finetune(breaking(0), f"folder:{data}", skip_corrupt=True, **job)
+    assert "left out 5 of 72 unreadable training images" in caplog.text
+    assert len(result.history) == 2
+
+
+def test_a_gpu_that_is_too_small(people: Path, tmp_path: Path) -> None:
+    def full(module: nn.Module, inputs: Any) -> None:
+        if len(inputs[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model = breaking(0)
+    model.register_forward_pre_hook(full)
+    said = r"12 images at a time do not fit into the memory of cpu \(CUDA out of memory.*Set a smaller micro_batch"
+    with pytest.raises(TrainingError, match=said):
+        finetune(model, f"folder:{people}", output_dir=tmp_path / "run", **JOB)
+
+
+def test_an_evaluation_that_fails_costs_no_training(people: Path, tmp_path: Path) -> None:
+    """Damaged query images are met after the last step: once they are whole, the run goes on behind that step."""
+    data = shutil.copytree(people, tmp_path / "data")
+    job = {**JOB, "epochs": 1, "eval_every": 0, "lr": 0.01, "output_dir": tmp_path / "run"}
+    image = sorted((data / "query").rglob("*.jpg"))[3]
+    whole = image.read_bytes()
+    image.write_bytes(whole[:200])
+    with pytest.raises(CorruptImageError, match=image.name):
+        finetune(breaking(0), f"folder:{data}", **job)
+    folder = RunFolder(tmp_path / "run")
+    assert load(folder.last)["position"] == (0, 5, 5)
+    image.write_bytes(whole)
+    result = finetune(breaking(1), f"folder:{data}", **job)  # it would be killed if it made a step
+    at_once = finetune(breaking(0), f"folder:{data}", **{**job, "output_dir": tmp_path / "at_once"})
+    assert result.metrics == at_once.metrics
+    assert all(torch.equal(a, b) for a, b in zip(result.model.parameters(), at_once.model.parameters(), strict=True))
+    assert result.history[0]["loss"] == at_once.history[0]["loss"]
+    state = load(folder.last)
+    assert state["position"] == (1, 0, 5)
+    # Killed after the evaluation was written and before the next checkpoint: it is not written twice.
+    save(folder.last, {**state, "position": (0, 5, 5)})
+    log = folder.metrics.read_text().splitlines()
+    assert finetune(breaking(1), f"folder:{data}", **job).metrics == at_once.metrics
+    assert [line[:12] for line in folder.metrics.read_text().splitlines()] == [line[:12] for line in log]
+
+
+def test_after_a_run_without_evaluation(people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it says to type next works."""
+    words = ["finetune", MODEL, f"folder:{people / 'train'}", "--output-dir", str(tmp_path / "run"), "--epochs", "1"]
+    words += ["--img-size", "32x16", "--batch-size", "12", "--num-instances", "3", "--warmup-epochs", "0"]
+    assert main([*words, "--num-workers", "0", "--device", "cpu"]) == 0
+    shown = capsys.readouterr()
+    assert re.search(r"^reidzoo: epoch 1 of 1: loss \d\.\d{4}$", shown.err, re.M), "no bar, but a line for each epoch"
+    assert "timm/test_resnet has random weights: give --weights FILE, --pretrained, or a run's folder" in shown.err
+    following = shlex.split(shown.out.splitlines()[-1].removeprefix("next"))
+    assert following == ["reidzoo", "extract", str(tmp_path / "run"), f"folder:{people / 'train'}", "features.npy"]
+    assert main([*following[1:-1], str(tmp_path / following[-1]), "--num-workers", "0", "--device", "cpu"]) == 0
+    assert np.load(tmp_path / "features.npy").shape[0] == 72
 
 
 def test_another_number_of_identities(stopped: tuple[TrainResult, bytes], people: Path, tmp_path: Path) -> None:

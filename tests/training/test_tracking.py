@@ -185,6 +185,9 @@ def test_curves(run: tuple[Any, RunFolder, float], people: Path, tmp_path: Path)
     assert set(y) == {0.5}
     draw_curves([{"step": 1, "loss": 1.0}], [], tmp_path / "one.png", "one")
     assert Image.open(tmp_path / "one.png").size == (920, 80 + 640)
+    rows = [{"step": 1, "t": 0.0, "loss": 1.0, "id_loss": 0.5, "center": 900.0, "circle": 2.0, "memory_gb": 1.0}]
+    draw_curves(rows, [], tmp_path / "more.png", "losses of one method have panels of their own")
+    assert Image.open(tmp_path / "more.png").size == (3 * 920, 80 + 640)
 
 
 def test_the_log_is_json_that_others_read(run: tuple[Any, RunFolder, float]) -> None:
