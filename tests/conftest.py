@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +37,31 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("REIDZOO_PROGRESS", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def warm_python(isolated: None) -> Iterator[str]:
+    """A program to start in place of `sys.executable`, which has torch already: see ``warm_python.py``.
+
+    A `reidzoo` of the same kind is in its folder. For what is not about importing: that costs more than most tests.
+    """
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    server = [sys.executable, str(Path(__file__).with_name("warm_python.py"))]
+    main = "import sys; from reidzoo.cli.main import main; sys.exit(main())"
+    with tempfile.TemporaryDirectory() as folder:
+        address, python, command = (str(Path(folder, name)) for name in ("socket", "python", "reidzoo"))
+        asked = shlex.join([server[0], "-IS", server[1], address])
+        asked = f"env PYTHON_EXEC={shlex.quote(python)} {asked}"  # what torchrun starts its ranks with
+        for program, line in ((python, asked), (command, shlex.join([python, "-c", main]))):
+            Path(program).write_text(f'#!/bin/sh\nexec {line} "$@"\n')
+            os.chmod(program, 0o755)
+        with subprocess.Popen([*server, address], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield python
+            process.terminate()
 
 
 @pytest.fixture(scope="session")

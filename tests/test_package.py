@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -16,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "torchvision", "timm", "faiss", "PIL", "sklearn", "matplotlib", "huggingface_hub", "scipy")
 
 
-def heavy_after(code: str) -> set[str]:
+def heavy_after(code: str, python: str = sys.executable) -> set[str]:
     """Which heavy packages a fresh interpreter has imported after `code`."""
     program = f"import sys\n{code}\nprint('HEAVY', *(m for m in {HEAVY!r} if m in sys.modules))"
-    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout
     return set(out.splitlines()[-1].split()[1:])
 
 
@@ -39,6 +41,30 @@ def heavy_after(code: str) -> set[str]:
 )
 def test_cheap_things_import_nothing_heavy(code):
     assert heavy_after(code) == set()
+
+
+SEEN = """
+import atexit, json, os, signal, sys
+atexit.register(print, "bye")
+print(json.dumps([sys.argv, os.getcwd(), sys.path[0], __name__, dict(os.environ), sys.stdin.read()]), flush=True)
+sys.exit("no") if sys.argv[1] == "words" else os.kill(os.getpid(), 9) if sys.argv[1] == "killed" else 1 / 0
+"""
+
+
+@pytest.mark.parametrize("end", ["words", "killed", "error"])
+@pytest.mark.parametrize("how", ["-c", "file", "-m"])
+def test_warm_python_is_a_python(how, end, warm_python, tmp_path):
+    """Arguments, folder, environment, streams and the end of a program: those of an interpreter of its own."""
+    (tmp_path / "seen.py").write_text(SEEN)
+    words = {"-c": ["-c", SEEN], "file": ["seen.py"], "-m": ["-m", "seen"]}[how]
+    found = []
+    for python in (sys.executable, warm_python):
+        env = {"HERE": "1", "PATH": os.environ["PATH"], "PYTHON_EXEC": warm_python, "PWD": str(tmp_path)}
+        done = subprocess.run([python, *words, end], capture_output=True, text=True, cwd=tmp_path, input="in", env=env)
+        seen = [json.loads(line) for line in done.stdout.splitlines()[:1]]
+        found.append((seen, done.stdout.splitlines()[1:], done.stderr.splitlines()[-1:], done.returncode))
+    assert found[0] == found[1]
+    assert heavy_after("", warm_python) <= {"torch", "torchvision", "PIL"}
 
 
 def test_public_names_resolve_to_what_the_type_checker_is_told():

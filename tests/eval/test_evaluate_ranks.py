@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from reidzoo.eval import evaluate, extract_features
 from reidzoo.models import create_model
 from reidzoo.weights import save_model
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 SCRIPT = """
 import json, os, sys
@@ -70,13 +68,11 @@ def model(tmp_path_factory):
     return model
 
 
-def test_two_ranks_are_one(people, model, tmp_path):
+def test_two_ranks_are_one(people, model, tmp_path, warm_python):
     save_model(model, tmp_path / "model" / "model.safetensors")
     (tmp_path / "job.py").write_text(SCRIPT)
     words = [str(tmp_path / name) for name in ("job.py", "model")] + [f"synthetic:{people}", str(tmp_path)]
-    done = subprocess.run(
-        [*TORCHRUN, *words], check=False, capture_output=True, text=True, timeout=300, env={**os.environ}
-    )  # fmt: skip
+    done = subprocess.run([warm_python, *TORCHRUN, *words], check=False, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     ranks = [np.load(tmp_path / f"rank{rank}.npz") for rank in (0, 1)]
 

@@ -6,7 +6,9 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,21 @@ def scratch() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def undrawn() -> Callable[[], AbstractContextManager[None]]:
+    """undrawn(): new networks start as NaN, where they are loaded next: drawing weights takes longer than loading."""
+
+    @contextmanager
+    def undrawn() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for draw in ("uniform_", "normal_"):
+                patch.setattr(Tensor, draw, lambda tensor, *args, **options: tensor.fill_(math.nan))
+            patch.setattr(Tensor, "erfinv_", lambda tensor: tensor)
+            yield
+
+    return undrawn
+
+
+@pytest.fixture(scope="session")
 def manifest() -> dict:
     return json.loads((GOLDEN / "manifest.json").read_text())
 
@@ -39,7 +56,7 @@ def golden() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def official_state() -> Callable[..., dict[str, Tensor]]:
-    """official_state(name, fill, seed=0): a checkpoint's backbone in the official layout, filled; no prefix."""
+    """official_state(name, fill, seed=0, **options): a checkpoint's backbone in the official layout; no prefix."""
 
     def integers(key: str, shape: tuple[int, ...]) -> Tensor:
         if not key.endswith("relative_position_index"):
@@ -48,9 +65,9 @@ def official_state() -> Callable[..., dict[str, Tensor]]:
         y, x = torch.arange(shape[0]) // side, torch.arange(shape[0]) % side
         return (y[:, None] - y + side - 1) * (2 * side - 1) + (x[:, None] - x + side - 1)
 
-    def official_state(name: str, fill: Callable[..., Tensor], seed: int = 0) -> dict[str, Tensor]:
+    def official_state(name: str, fill: Callable[..., Tensor], seed: int = 0, **options: Any) -> dict[str, Tensor]:
         with torch.device("meta"):
-            model = reidzoo.create_model(name)
+            model = reidzoo.create_model(name, **options)
         return {
             key: fill(key, tuple(t.shape), seed) if t.is_floating_point() else integers(key, tuple(t.shape))
             for key, t in to_official(model.state_dict(), model).items()

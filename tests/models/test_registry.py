@@ -21,7 +21,7 @@ def test_listing_needs_no_torch():
         "heavy = {'torch', 'timm', 'torchvision', 'faiss', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
 
 def test_the_32_names_and_their_order(manifest):

@@ -6,11 +6,13 @@ import copy
 import itertools
 
 import pytest
+import timm
 import torch
 from timm.models._features import FeatureGetterNet
 from timm.optim import param_groups_layer_decay
 from timm.utils import reparameterize_model
 from torch.export import Dim
+from torch.torch_version import TorchVersion
 
 import reidzoo
 from reidzoo.errors import ConfigError
@@ -24,12 +26,13 @@ HEIGHT, WIDTH = 128, 64
 
 
 @pytest.fixture(scope="module")
-def filled(fill, official_state):
+def filled(fill, official_state, undrawn):
     """filled(name): in evaluation mode, with weights that are not those of a start."""
 
     def filled(name, **options):
-        model = reidzoo.create_model(name, **options)
-        model.load_state_dict(from_official(official_state(name, fill), model))
+        with undrawn():
+            model = reidzoo.create_model(name, **options)
+        model.load_state_dict(from_official(official_state(name, fill, **options), model))
         return model.eval()
 
     return filled
@@ -41,7 +44,7 @@ def x():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_features_only_gives_the_maps_of_forward_intermediates(name, x, tmp_path):
+def test_features_only_gives_the_maps_of_forward_intermediates(name, x, tmp_path, undrawn):
     model = reidzoo.create_model(name).eval()
     save_model(model, tmp_path / "model.safetensors")
     info, last = model.feature_info, len(model.feature_info) - 1
@@ -53,7 +56,8 @@ def test_features_only_gives_the_maps_of_forward_intermediates(name, x, tmp_path
             (2, (last - 1, last)),
             ([-1], (last,)),
         ):
-            maps = reidzoo.create_model(name, weights=tmp_path, features_only=True, out_indices=out_indices).eval()
+            with undrawn():
+                maps = reidzoo.create_model(name, weights=tmp_path, features_only=True, out_indices=out_indices).eval()
             assert isinstance(maps, FeatureGetterNet)
             found = maps(x)
             assert len(found) == len(taken)
@@ -114,6 +118,8 @@ def test_feature_maps_that_are_not_there(arguments, message):
 @pytest.mark.parametrize("name", NAMES)
 def test_layer_decay_covers_all_parameters_in_the_order_of_depth(name):
     """The stem learns slowest; what the feature maps pass later learns faster than what they pass earlier."""
+    if name.startswith("repvit") and TorchVersion(timm.__version__) < "1.0.31":
+        pytest.skip("timm's table of RepViT's layers is one stem and one rest before 1.0.31")
     model = reidzoo.create_model(name)
     groups = param_groups_layer_decay(model, weight_decay=0.05, layer_decay=0.5)
     scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
@@ -163,19 +169,37 @@ def test_options_of_timm(name):
     model.eval()
     with torch.inference_mode():
         expected = model(x)
-        assert torch.equal(copy.deepcopy(model)(x), expected)
+        torch.testing.assert_close(copy.deepcopy(model)(x), expected)
         half = copy.deepcopy(model).bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
     assert torch.nn.functional.cosine_similarity(half.float(), expected).min() > 0.98
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if reidzoo.model_info(name).release == "reidzoo"])
-def test_compile_and_export(name, x, filled):
+# Fewer blocks of every kind: tracing a block again shows nothing new.
+SHALLOW = {
+    "resnet": {"layers": (1, 1, 1, 1)},
+    "resnet_ibn": {"layers": (1, 1, 1, 1)},
+    "vit": {"depth": 2},
+    "swin": {"depths": (2, 2, 2, 2)},
+    "convnext": {"depths": (1, 1, 2, 1)},
+    "edgenext": {"depths": (2, 2, 2, 2)},
+    "ghostnet": {},
+    "repvit": {"depth": (2, 2, 2, 2)},
+    "fastvit": {"layers": (1, 1, 1, 1)},
+    "volo": {},
+}
+
+
+@pytest.mark.parametrize("family", SHALLOW)
+def test_compile_and_export(family, x, filled):
     """torch.compile captures one graph, torch.export one of functional operators for any batch size.
 
     The code generator behind them is torch's own and slow; it is left out.
     """
-    model = filled(name)
+    model = filled(FAMILIES[family], **SHALLOW[family])
+    with torch.device("meta"):
+        whole = reidzoo.create_model(FAMILIES[family])
+    assert {type(m) for m in model.modules()} == {type(m) for m in whole.modules()}
     more = torch.cat([x, x.flip(3)[:1]])
     with torch.no_grad():
         expected, of_more = model(x), model(more)

@@ -1,4 +1,4 @@
-"""All 32 backbones of ReIDZoo: build, forward at several sizes, size; one of each family: the module contract."""
+"""All 32 backbones of ReIDZoo: what they say of themselves; one of each family: the module contract."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 
 import reidzoo
 
-SIZES = ((256, 128), (128, 64), (384, 128))
-
 
 @pytest.mark.parametrize("name", reidzoo.list_models(tag="reidzoo"))
 def test_builds_and_runs(name, manifest):
+    """Shapes only: what they compute at these sizes and others is in test_golden.py."""
     spec = reidzoo.model_info(name)
-    model = reidzoo.create_model(name)
+    with torch.device("meta"):
+        model = reidzoo.create_model(name)
     assert model.training
     assert model.eval() is model
     assert (model.embed_dim, model.num_features, model.reidzoo_name) == (spec.embed_dim, spec.embed_dim, name)
@@ -22,11 +22,8 @@ def test_builds_and_runs(name, manifest):
     assert (cfg["input_size"], cfg["mean"], cfg["std"]) == (spec.input_size, spec.mean, spec.std)
     convs = [cfg["first_conv"]] if isinstance(cfg["first_conv"], str) else cfg["first_conv"]
     assert all(model.get_submodule(conv).in_channels == 3 for conv in convs)
-    for height, width in SIZES:
-        with torch.inference_mode():
-            out = model(torch.rand(1, 3, height, width))
-        assert out.shape == (1, spec.embed_dim)
-        assert torch.isfinite(out).all()
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, *spec.input_size[1:], device="meta")).shape == (1, spec.embed_dim)
 
 
 SMALLEST = (

@@ -32,7 +32,7 @@ class Client:
     ``client(code, token=...)`` gives the answer of `hub_client`; `start` and `wait` do the same for slow code.
     """
 
-    def __init__(self, folder: Path, endpoint: str, **env: str) -> None:
+    def __init__(self, python: str, folder: Path, endpoint: str, **env: str) -> None:
         folder.mkdir(exist_ok=True)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "REIDZOO_"))}
         clean |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "hf")}
@@ -42,7 +42,7 @@ class Client:
         self.folder = folder
         self.stderr = folder / "stderr"
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "hub_client.py")],
+            [python, str(HERE / "hub_client.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.stderr.open("w"),
@@ -90,12 +90,12 @@ def hub() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def new_client(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Client]]:
+def new_client(hub: Any, tmp_path_factory: pytest.TempPathFactory, warm_python: str) -> Iterator[Callable[..., Client]]:
     """new_client(endpoint=the hub's, **environment): a `Client` that ends with the session."""
     clients = []
 
     def new_client(endpoint: str = hub.url, **env: str) -> Client:
-        clients.append(Client(tmp_path_factory.mktemp("client"), endpoint, **env))
+        clients.append(Client(warm_python, tmp_path_factory.mktemp("client"), endpoint, **env))
         return clients[-1]
 
     yield new_client

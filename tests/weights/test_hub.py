@@ -24,6 +24,8 @@ result = {"name": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha
 BESIDE = DOWNLOAD.replace("set_hub_repo(repo)\n", "from reidzoo.weights._hub_cache import fetch\n").replace(
     'download(reidzoo.model_info("ghostnet_0_5"), cache)', 'fetch(repo, None, ("ghostnet_0_5.safetensors",), cache)'
 )
+# huggingface_hub pauses 1, 2, 4, 8 and 8 seconds between its tries.
+SHORT_PAUSES = "import time; pause = time.sleep; time.sleep = lambda seconds: pause(seconds / 20)"
 FILE = "ghostnet_0_5.safetensors"
 count = itertools.count()
 LARGE = 12 << 20  # huggingface_hub writes pieces of 10 MiB: only what is longer can go on in its middle
@@ -47,6 +49,8 @@ def slow(hub, new_client):
     hub.add("slow/drips", {FILE: content(4)}).faults.pause = 0.2
     waiting = new_client(HF_HUB_DOWNLOAD_TIMEOUT="1")
     nowhere = new_client("http://127.0.0.1:9")
+    for client in (waiting, nowhere):
+        client(SHORT_PAUSES)
     root = nowhere.stderr.parent
     numbers = {
         name: (waiting, waiting.start(BESIDE, repo=f"slow/{name}", cache=str(root / name)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -246,10 +245,8 @@ def test_damaged_store(official_file):
     reidzoo.create_model(NAME, pretrained=True)
 
 
-def run(code: str, *args: object, **options) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=180, **options
-    )
+def run(python: str, code: str, *args: object) -> subprocess.CompletedProcess:
+    return subprocess.run([python, "-c", code, *map(str, args)], capture_output=True, text=True, timeout=180)
 
 
 WORK = """
@@ -266,7 +263,7 @@ for i in range(rounds):
 """
 
 
-def test_eight_processes_import_and_load_at_once(official_file, home):
+def test_eight_processes_import_and_load_at_once(official_file, home, warm_python):
     """Two different files for one name, imported over and over; every load sees one of them whole."""
     sources = [official_file(NAME, f"{seed}/{FILE}", seed=seed) for seed in (0, 1)]
     marks = set()
@@ -275,7 +272,7 @@ def test_eight_processes_import_and_load_at_once(official_file, home):
         marks.add(" ".join(str(round(float(state[k].double().sum()), 6)) for k in ("bn1.bias", "conv_head.bias")))
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", WORK, str(worker), "4", *map(str, sources)],
+            [warm_python, "-c", WORK, str(worker), "4", *map(str, sources)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -310,12 +307,12 @@ while True:
 """
 
 
-def test_a_file_that_is_replaced_while_it_is_opened(tmp_path):
+def test_a_file_that_is_replaced_while_it_is_opened(tmp_path, warm_python):
     """Header and tensors are of one file, however often another takes its place."""
     from reidzoo.weights._files import read_safetensors
 
     target = tmp_path / "x.safetensors"
-    with subprocess.Popen([sys.executable, "-c", REPLACE, str(target)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([warm_python, "-c", REPLACE, str(target)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         reader = threading.Thread(target=process.stdout.read)  # or its pipe fills up
@@ -329,14 +326,14 @@ def test_a_file_that_is_replaced_while_it_is_opened(tmp_path):
             reader.join()
 
 
-def test_killed_while_importing(official_file, home):
+def test_killed_while_importing(official_file, home, warm_python):
     source = official_file(NAME, FILE)
     licenses.accept("reidzoo")
     code = (
         "import os, sys\nfrom reidzoo.weights import import_official\n"
         "os.fsync = lambda fd: os.kill(os.getpid(), 9)\nimport_official(sys.argv[1])\n"
     )
-    assert run(code, source).returncode == -9
+    assert run(warm_python, code, source).returncode == -9
     assert store.find(NAME) is None
     (leftover,) = (home / "weights").iterdir()
     assert leftover.name.startswith(".")
@@ -353,13 +350,16 @@ def test_a_temporary_file_that_vanishes_while_the_store_is_cleared(official_file
     store.verify(store.find(NAME))
 
 
-def test_disk_full(official_file, home):
+def test_disk_full(official_file, home, warm_python):
     """A write that the system stops in the middle: the error says so, and what was there stays."""
     import_official(official_file(NAME, FILE))
     before = store.find(NAME).path.read_bytes()
     other = official_file(NAME, "other/GhostNet_0_5.pth", seed=1)
-    code = "import sys\nfrom reidzoo.weights import import_official\nimport_official(sys.argv[1])\n"
-    done = run(code, other, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+    code = (
+        "import resource, sys\nfrom reidzoo.weights import import_official\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\nimport_official(sys.argv[1])\n"
+    )
+    done = run(warm_python, code, other)
     assert done.returncode == 1
     assert "StoreError" in done.stderr.splitlines()[-1]
     assert "cannot be written" in done.stderr
@@ -375,17 +375,17 @@ def test_disk_too_small_is_said_before_writing(home):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="changes the user of a process")
-def test_read_only_store(official_file, monkeypatch):
+def test_read_only_store(official_file, monkeypatch, warm_python):
     """Another user, who may only read: loading works, importing says why not."""
     with tempfile.TemporaryDirectory() as public:  # pytest's own folders are private
         os.chmod(public, 0o755)
         monkeypatch.setenv("REIDZOO_HOME", f"{public}/home")
         source = official_file(NAME, FILE)
         source = Path(shutil.copy(source, public))
-        _load_and_import_as_nobody(source)
+        _load_and_import_as_nobody(source, warm_python)
 
 
-def _load_and_import_as_nobody(source: Path) -> None:
+def _load_and_import_as_nobody(source: Path, python: str) -> None:
     code = (
         "import os, sys, reidzoo\nfrom reidzoo.weights import import_official\n"
         "import_official(sys.argv[1])\nreidzoo.create_model('ghostnet_0_5', pretrained=True)\n"  # all modules are there
@@ -393,7 +393,7 @@ def _load_and_import_as_nobody(source: Path) -> None:
         "print(float(reidzoo.create_model('ghostnet_0_5', pretrained=True).bn1.bias.sum()))\n"
         "import_official(sys.argv[1])\n"
     )
-    done = run(code, source)
+    done = run(python, code, source)
     assert done.stdout.strip(), done.stderr
     assert "StoreError" in done.stderr.splitlines()[-1]
     assert "Permission denied" in done.stderr
@@ -406,7 +406,8 @@ def test_listing_needs_no_torch(official_file):
         "assert [e.name for e in store.entries()] == ['ghostnet_0_5']\nassert licenses.accepted('reidzoo')\n"
         "assert not {'torch', 'timm', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
     )
-    assert run(code).returncode == 0, run(code).stderr
+    done = run(sys.executable, code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_store_is_where_the_environment_says(home):
