@@ -391,6 +391,7 @@ def test_several_ranks_are_told_which_gradients_come(
         torch.manual_seed(0)
         backbone = reidzoo.create_model("timm/test_convnext", img_size=SIZE)
         method = MGN(backbone, data, config, World(0, 2, torch.device("cpu")))
+        (tmp_path / name).mkdir()
         fit(method, config, RunFolder(tmp_path / name), World(0, 1, torch.device("cpu")), resume=False)
         norm = set(backbone.head.norm.parameters())
         for p in backbone.parameters():
