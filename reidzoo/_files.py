@@ -42,7 +42,7 @@ def settle(made: Path, final: Path) -> bool:
     try:
         if final.exists():
             final.rmdir()  # if it is empty; not every system replaces a folder
-        made.replace(final)
+        os.replace(made, final)
     except OSError:
         if not (final.is_dir() and any(final.iterdir())):
             raise

@@ -129,7 +129,7 @@ def feature_map(backbone: Any, x: Tensor, width: int) -> Tensor:
         ConfigError: It has none (as transformers with a class token), or its feature is not the pooled map.
     """
     features = getattr(backbone, "forward_features", None)  # timm's name for it, which other networks may lack
-    last: Tensor = features(x) if features else backbone(x)
+    last: Tensor = backbone(x) if features is None else features(x)
     if last.ndim == 4 and last.shape[1] != width and last.shape[-1] == width:
         last = last.permute(0, 3, 1, 2)  # Swin's channels come last
     if last.ndim != 4 or last.shape[1] != width:

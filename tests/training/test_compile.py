@@ -104,6 +104,7 @@ def test_a_compiled_run_is_the_run_and_does_not_compile_its_evaluations(people: 
         assert torch.equal(tensor, same), key
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_default_backend"), reason="this torch counts no such graphs")
 def test_sizes_of_an_evaluation_are_compiled_once_for_all() -> None:
     """Of a network that was compiled for any shape there are graphs for the first one and for all others, not 16."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()

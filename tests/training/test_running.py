@@ -133,7 +133,8 @@ def test_overwrite_starts_without_it(tmp_path: Path) -> None:
 def test_the_bar_and_the_report(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("REIDZOO_PROGRESS", "1")
+    for name, value in {"REIDZOO_PROGRESS": "1", "COLUMNS": "200", "LINES": "50"}.items():  # a wide terminal
+        monkeypatch.setenv(name, value)
     words = ["finetune", MODEL, f"folder:{people}", "--output-dir", str(tmp_path / "run"), "--epochs", "1"]
     words += ["--img-size", "32x16", "--batch-size", "12", "--num-instances", "3", "--warmup-epochs", "0"]
     assert main([*words, "--num-workers", "0", "--device", "cpu", "--eval-every", "1"]) == 0

@@ -171,6 +171,6 @@ def _layers(backbone: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 def _run(layers: Sequence[nn.Module], x: Tensor, recompute: bool) -> Tensor:
     for layer in layers:
         # Blocks only: the single layers of a stem work in place, on what would have to be kept.
-        block = next(layer.children(), None) is not None
+        block = len(layer._modules) > 0
         x = checkpoint(layer, x, use_reentrant=False) if recompute and block else layer(x)
     return x
