@@ -110,7 +110,9 @@ def _train(job: Job) -> nn.Module:
         module, _, cls = job.method.cls.partition(":")
         method: Method = getattr(import_module(module), cls)(backbone, data, config, world, *others)
         trained = method.trained()
-        _try_out(trained, config.img_size)
+        _try_out(trained, config.img_size, "img_size")
+        if isinstance(config, PretrainConfig) and config.local_crops:
+            _try_out(trained, config.local_size, "local_size")
         origin = provenance(job.name, data, config, world.size, job.recipe)
         folder.header = header_of(trained) | origin
         start = getattr(config, "start_from", "")
@@ -170,14 +172,14 @@ def _backbone(job: Job, world: World) -> nn.Module:
 
 
 @torch.no_grad()
-def _try_out(network: Any, size: tuple[int, int]) -> None:
+def _try_out(network: Any, size: tuple[int, int], setting: str) -> None:
     """Have a black image described before the first step.
 
     Raises:
         ConfigError: the network does not take images of this size, or its `embed_dim` is not the width of its output.
     """
     name = getattr(network, "reidzoo_name", "") or type(getattr(network, "backbone", network)).__name__
-    image = torch.zeros(1, 3, *size, device=next(network.parameters()).device)
+    image = next(network.parameters()).new_zeros(1, 3, *size)
     try:
         with evaluation_mode(network):
             found = tuple(network(image).shape)
@@ -186,7 +188,7 @@ def _try_out(network: Any, size: tuple[int, int]) -> None:
     except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as e:
         raise ConfigError(
             f"{name} cannot describe an image of {size[0]}x{size[1]} pixels: {shorten(str(e), 300)} Choose another "
-            "img_size (command line: --img-size 256x128)."
+            f"{setting} (command line: --{setting.replace('_', '-')} HEIGHTxWIDTH)."
         ) from e
     if found != (1, network.embed_dim):
         raise ConfigError(

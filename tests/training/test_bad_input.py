@@ -259,3 +259,8 @@ def test_a_network_that_cannot_take_the_images(
     with pytest.raises(ConfigError, match=message):
         reidzoo.finetune(model, f"cion_al:{listed}", output_dir=tmp_path / "run", **{**common, **settings})
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_local_views_that_the_network_cannot_take(train: Records, pretrain: Pretrain) -> None:
+    with pytest.raises(ConfigError, match=r"of 40x20 pixels.*another local_size .*--local-size"):
+        pretrain(people(train, train.pid), local_size=(40, 20))
